@@ -4,7 +4,7 @@ A hint and the sweeper end in the same calls, and each call looks at SQL first: 
 changes nothing but the time. From the end of a round to the opening of the next there is no queue in between.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
-from undersong.services.coordinator.domain.evaluation import group_metrics
+from undersong.services.coordinator.domain.evaluation import group_metrics, spread
 from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import draft
 from undersong.services.coordinator.domain.rounds import Phase
@@ -24,6 +24,7 @@ from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
+from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.services.coordinator.rounds import Rounds
 from undersong.shared.database import Database, Transaction
@@ -241,6 +242,8 @@ class Conductor:
             shown["groups"] = groups
         if curves := await self._curves(record, values):
             shown["curves"] = curves
+        if record.manifest.manifest.site_metrics and (told := await self._told_by_sites(record)):
+            shown["sites"], shown["spread"] = told, spread(told)
         if report.faults:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
         return Published(outcome, shown)
@@ -266,6 +269,16 @@ class Conductor:
         if record.round.kind is not RoundKind.EVALUATE or not isinstance(job.spec, JobSpec):
             return {}
         return curves_of(job.layout, np.asarray(values, np.float64), job.spec.evaluation.least_rows)
+
+    async def _told_by_sites(self, record: StoredRound) -> dict[str, Mapping[str, float]]:
+        """Return the sites' own metrics by their names, of those that tell them."""
+
+        async def work(tx: Transaction) -> dict[str, Mapping[str, float]]:
+            told = [task for task in await TaskRepository(tx).of_round(record.round.id) if task.metrics]
+            names = await SiteRepository(tx).names(task.site_id for task in told)
+            return {names.get(task.site_id, task.site_id): task.metrics or {} for task in told}
+
+        return await self._database.read("round.site_metrics", work)
 
     async def report_metrics(self, round_id: RoundId) -> None:
         """Give a model version's measurements to the registry."""

@@ -170,6 +170,7 @@ class TaskRow(Base):
     code: Mapped[str | None] = mapped_column(Title)
     message: Mapped[str | None] = mapped_column(Text)
     trace: Mapped[list[str]] = mapped_column(JsonDocument())
+    metrics: Mapped[dict[str, float] | None] = mapped_column(JsonDocument())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime())
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime())

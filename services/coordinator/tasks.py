@@ -1,13 +1,13 @@
 """Tasks under a lease: kept alive by heartbeats, completed, failed, or reclaimed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from undersong.services.coordinator.attendance import LONGEST_GAP, Attendance
 from undersong.services.coordinator.domain.rounds import Phase
-from undersong.services.coordinator.domain.tasks import SiteTask, StaleLease, TaskState
+from undersong.services.coordinator.domain.tasks import MetricsNotAsked, SiteTask, StaleLease, TaskState
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import Move, locked, move, move_all, no_task
 from undersong.services.coordinator.repository.rounds import RoundRepository
@@ -115,6 +115,22 @@ class Tasks:
             return answers
 
         return await self._database.run("task.complete", work)
+
+    async def take_metrics(self, site_id: SiteId, task_id: TaskId, token: str, metrics: Mapping[str, float]) -> None:
+        """Keep a site's own metrics. Raises NotFound, `StaleLease`, `MetricsNotAsked`. Idempotent."""
+
+        async def work(tx: Transaction) -> None:
+            tasks = TaskRepository(tx)
+            task = await tasks.get(task_id)
+            if task.site_id != site_id:
+                raise no_task(task_id)
+            if not (await RoundRepository(tx).record(task.round_id)).manifest.manifest.site_metrics:
+                raise MetricsNotAsked("The round asks for no metrics of single sites.")
+            if not await tasks.tell(task_id, site_id, token, metrics):
+                raise StaleLease(f"Task {task_id} is {task.state}, and not under this lease.")
+
+        self._attendance.mark(site_id)
+        await self._database.run("task.metrics", work)
 
     async def fail(self, site_id: SiteId, task_id: TaskId, token: str, failure: "Failure") -> SiteTask:
         """Return the site could not do it."""

@@ -40,6 +40,10 @@ REGRESSION_LENGTH: Final = 8
 MOST_GROUPS: Final = 100
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
+SHARES: Final = frozenset(
+    {"accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "best_f1", "auc", "pr_auc", "ece"}
+)
+"""Metrics between 0 and 1."""
 BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae", "mape", "quantile_loss", "ece"})
 """Metrics that are better the smaller they are."""
 _MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")

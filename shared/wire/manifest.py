@@ -215,6 +215,7 @@ class RoundManifest(Digestible):
     noise_row: of noise that is correlated over the job's rounds, the row that this round's sum gets, from 1. A row is
     given to one opened sum of a job, whatever the number of the round; rows count rounds that train, and no others.
     request: what the sites' owners are asked to consent to.
+    site_metrics: whether an evaluation asks sites for their own metrics in the clear, told where policies allow it.
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
     model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
@@ -251,6 +252,7 @@ class RoundManifest(Digestible):
     privacy: PrivacyTerms | None = Field(default=None, exclude_if=is_empty)
     request: JobRequest | None = Field(default=None, exclude_if=is_empty)
     noise_row: Row | None = Field(default=None, exclude_if=is_empty)
+    site_metrics: bool = Field(default=False, strict=True, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -266,8 +268,8 @@ class RoundManifest(Digestible):
             raise ValueError("every round but initialise needs an encoding, and initialise has none")
         if self.encoding is not None and self.encoding.max_summands < len(self.cohort):
             raise ValueError("the encoding has headroom for fewer sites than the cohort holds")
-        if self.metrics_layout is not None and self.kind is not RoundKind.EVALUATE:
-            raise ValueError("only a round that evaluates has a metrics_layout")
+        if (self.metrics_layout is not None or self.site_metrics) and self.kind is not RoundKind.EVALUATE:
+            raise ValueError("only a round that evaluates has a metrics_layout, or asks for sites' own metrics")
         if self.length is not None and self.kind not in (RoundKind.STATISTICS, RoundKind.EVALUATE):
             raise ValueError("the length of an update of a model follows from the model")
         if self.privacy is not None:

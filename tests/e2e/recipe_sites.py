@@ -132,6 +132,10 @@ def query(folder: Path, server: str, place: int) -> dict[str, Any]:
     return {"name": "visits", "kind": "sql", "sql": asked, "columns": columns, "label": "price"}
 
 
+TELLING = 2
+"""How many of the hospitals tell their own metrics to jobs that ask."""
+
+
 def make_site(platform: Platform, folder: Path, place: int, server: str) -> None:
     """A hospital with three data sets and two recipes of its own, which its policy allows by their digests."""
     name = HOSPITALS[place]
@@ -163,5 +167,7 @@ def make_site(platform: Platform, folder: Path, place: int, server: str) -> None
         "datasets": {entry["name"]: {"columns": "*"} for entry in datasets},
         "engines": ["pairwise", "twoserver", "sealed"],
     }
+    if place < TELLING:
+        policy["site_metrics"] = {"min_rows": 20}
     settings = {"recipes": [str(own)], "containment": "required", "device": "cpu"}
     platform.add_site(name, datasets={"datasets": datasets}, policy=policy, agent=settings)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.e2e.recipe_sites import COLUMNS, HOSPITALS, KINDS, ROOT, ROWS, SECRET, make_site, table
+from tests.e2e.recipe_sites import COLUMNS, HOSPITALS, KINDS, ROOT, ROWS, SECRET, TELLING, make_site, table
 from tests.effort import also
 from tests.pace import Deadline
 from undersong import cli
@@ -361,7 +361,7 @@ def test_a_site_keeps_its_own_layers_and_its_control_variate(platform: Platform,
     """SCAFFOLD with a layer of each site's own: what is kept stays at the sites, and what is sent is averaged."""
     client, rounds = platform.client, 3
     spec = document(platform, "binary") | {"name": "own layers", "model": {"name": "own layers"}, "rounds": rounds}
-    spec |= {"engine": "pairwise", "evaluation": {"every": rounds, "by": "kind", "least_rows": 15}}
+    spec |= {"engine": "pairwise", "evaluation": {"every": rounds, "by": "kind", "least_rows": 15, "sites": True}}
     own = {**FAST, "batch_size": 0, "model": "mlp", "hidden": [4], "local_layers": ["2"], "control_variates": True}
     spec["recipe"] = {"name": "tabular", "params": own}
     job = client.wait(client.submit_job(spec).id, timeout_s=400)
@@ -392,6 +392,13 @@ def check_groups(platform: Platform, job_id: str) -> None:
             held_out[kind] += int((kinds == kind).sum())
     evaluated = next(one for one in platform.client.rounds(job_id) if one.kind == "evaluate" and one.result)
     groups, curves = ((evaluated.result or {})[name] for name in ("groups", "curves"))
+    told, spread = ((evaluated.result or {})[name] for name in ("sites", "spread"))
+    assert set(told) == set(HOSPITALS[:TELLING])
+    assert all(
+        20 <= each["examples"] <= sum(held_out.values()) / 2 and 0.5 < each["auc"] <= 1 for each in told.values()
+    )
+    assert spread["auc"]["worst"] == min(each["auc"] for each in told.values())
+    assert "positives" not in told[HOSPITALS[0]]
     assert sum(rows for _, _, rows in curves["calibration"]) == (evaluated.metrics or {})["examples"]
     assert 0 < (evaluated.metrics or {})["pr_auc_error"] < 0.1
     shown = {kind: metrics["examples"] for kind, metrics in groups.items() if metrics is not None}

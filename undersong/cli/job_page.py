@@ -71,6 +71,7 @@ def _facts(job: Job, rounds: Sequence[Round], spent: JobSpent | None) -> Iterato
         yield from _further(rounds)
         for text, metrics in _groups(rounds):
             yield f"  {text}", "few rows: not told" if metrics is None else headline(metrics)
+        yield from _sites_own(rounds)
     for caution in job.cautions:
         yield "caution", caution
     if (waits := common.waits(job)) is not None:
@@ -87,6 +88,17 @@ def _further(rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
     if points := curves.get("calibration"):
         told = ", ".join(f"{said:.2f}: {true:.2f}" for said, true, _ in points)
         yield "  calibration", f"share of positives by mean score: {told}"
+
+
+def _sites_own(rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+    """Yield what the sites told of their own metrics in the newest evaluation, and how these differ."""
+    told = [round_.result or {} for round_ in rounds if round_.kind == "evaluate" and round_.metrics][-1]
+    for site, metrics in (told.get("sites") or {}).items():
+        yield f"  {site}", headline(metrics)
+    for name, each in (told.get("spread") or {}).items():
+        if name in HEADLINE:
+            worst = f"worst {each['worst']:.3f} at {each['worst_site']}"
+            yield "  spread", f"{name} mean {each['mean']:.3f}, deviation {each['deviation']:.3f}, {worst}"
 
 
 def _groups(rounds: Sequence[Round]) -> Sequence[tuple[str, Mapping[str, float] | None]]:

@@ -99,6 +99,8 @@ def _check(spec: JobSpec, resolved: Resolved, clients: Population, conditions: C
     terms, asked = resolved.privacy, spec.cohort
     if resolved.group is not None:
         raise ConditionsInvalid("metrics by group are not simulated", remedy="leave evaluation.by out")
+    if spec.evaluation.sites:
+        raise ConditionsInvalid("clients hold no test rows of their own", remedy="leave evaluation.sites out")
     if terms is not None and terms.correlated is not None:
         raise ConditionsInvalid(
             "noise that is correlated over rounds is not simulated",

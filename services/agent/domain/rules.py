@@ -104,6 +104,14 @@ class StatisticsRule:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteMetricsRule:
+    """Which of its own metrics a site tells in the clear: of so many test rows, blurred by noise of this deviation."""
+
+    min_rows: int
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ceiling:
     """What a job may cost without an approval: epsilon, at a delta that is no larger than this one."""
 
@@ -140,6 +148,7 @@ class Policy:
     engine_floors: EngineFloors
     privacy: PrivacyRule = field(default_factory=PrivacyRule)
     consent: ConsentRule = field(default_factory=ConsentRule)
+    site_metrics: SiteMetricsRule | None = None  # none: the site's own metrics never leave it
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 WAIT_S = 30
 MOST_COMPLETED = 16  # in one request
 LEASE_TIMEOUT = httpx.Timeout(WAIT_S + 20.0, connect=5.0)
+METRICS_WITHIN_S = 30.0
 HEARTBEAT_TIMEOUT = httpx.Timeout(8.0, connect=3.0)
 
 
@@ -123,6 +124,11 @@ class Coordinator:
         trace = list(report.trace)
         body = {"lease_token": lease_token, "code": report.code, "message": report.message, "trace": trace}
         await self._end(f"/v1/tasks/{task_id}/failures", body, within_s)
+
+    async def tell_metrics(self, task_id: TaskId, lease_token: str, metrics: Mapping[str, float]) -> None:
+        """Tell this site's own metrics of an evaluation. Idempotent."""
+        body = {"lease_token": lease_token, "metrics": dict(metrics)}
+        await self.link.ask(Call.json("PUT", f"/v1/tasks/{task_id}/metrics", body), within_s=METRICS_WITHIN_S)
 
     async def _end(self, path: str, body: Mapping[str, Any], within_s: float | None) -> None:
         key = digest_of(f"{path}\0{body['lease_token']}".encode())[

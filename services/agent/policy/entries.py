@@ -91,6 +91,24 @@ class StatisticsEntry(BaseModel):
     max_sums: int = Field(default=20_000, ge=1, description="Numbers that one round may open")
 
 
+class SiteMetricsEntry(BaseModel):
+    """Let jobs that ask for it have this site's own metrics, in the clear and under its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_rows: int = Field(
+        default=100,
+        ge=20,
+        description="Fewest test rows; below, this site's metrics are not told, nor of a class of fewer than ten",
+    )
+    noise: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Standard deviation of Gaussian noise: on shares such as accuracy as it is, on errors as a share "
+        "of their value. It blurs one figure, and is no promise of differential privacy",
+    )
+
+
 class BudgetEntry(BaseModel):
     """What rounds with noise may cost one data set within a period: all of them composed, at one delta."""
 
@@ -227,6 +245,11 @@ class PolicyFile(EngineFloors, BaseModel):
     require_clip: bool = Field(False, description="Whether training must limit the norm of an update")
     statistics: StatisticsEntry = Field(StatisticsEntry(), description="What statistics jobs may ask")
     privacy: PrivacyEntry = Field(PrivacyEntry(), description="What noise rounds need, and what they may cost")
+    site_metrics: SiteMetricsEntry | None = Field(
+        default=None,
+        description="Let jobs that ask for it (`evaluation.sites`) have this site's own metrics, in the clear. Without "
+        "it they never leave the site",
+    )
     consent: Literal["none", "new"] = Field(
         "none",
         description="`new`: a job that this policy allows waits until an owner approves it (`undersong consent`); "

@@ -97,6 +97,7 @@ def rules(file: PolicyFile) -> dict[str, Rule]:
     found["require_clip"] = Limit((-int(file.require_clip),), clip)
     found |= _statistics(file)
     found |= _privacy(file)
+    found["site_metrics"] = _site_metrics(file)
     found |= _consent(file)
     for section in EngineFloors.model_fields:
         found |= _floors(file, section)
@@ -266,6 +267,15 @@ def _privacy(file: PolicyFile) -> dict[str, Rule]:
         for unit in PrivacyUnit:
             found[f"privacy.budgets.{name}.{unit}"] = _budget(name, unit, entry.budgets.get(name))
     return found
+
+
+def _site_metrics(file: PolicyFile) -> Limit:
+    entry = file.site_metrics
+    if entry is None:
+        return Limit((0.0, -math.inf, -math.inf), "this site's own metrics never leave it")
+    noise = f"with noise of {entry.noise:g}" if entry.noise else "without noise"
+    told = f"jobs that ask are told this site's own metrics, of {entry.min_rows} or more test rows, {noise}"
+    return Limit((1.0, -entry.min_rows, -entry.noise), told)
 
 
 def _consent(file: PolicyFile) -> dict[str, Rule]:

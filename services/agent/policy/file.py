@@ -20,6 +20,7 @@ from undersong.services.agent.domain.rules import (
     Policy,
     RecipeRule,
     Resources,
+    SiteMetricsRule,
     StatisticsRule,
 )
 from undersong.services.agent.policy.entries import (
@@ -159,6 +160,7 @@ def to_policy(file: PolicyFile, signed: Signed = MappingProxyType({})) -> Policy
         statistics=_statistics(file.statistics, file.min_cohort),
         engine_floors=EngineFloors(**{name: getattr(file, name) for name in EngineFloors.model_fields}),
         privacy=_privacy(file.privacy),
+        site_metrics=SiteMetricsRule(**file.site_metrics.model_dump()) if file.site_metrics is not None else None,
         consent=ConsentRule(
             file.consent == "new",
             {

@@ -13,7 +13,7 @@ from undersong.services.agent.domain.rules import BODY_LOST, Earlier, TaskFailur
 from undersong.services.agent.peers.aggregator import Aggregator, Receipt
 from undersong.services.agent.peers.coordinator import Coordinator
 from undersong.services.agent.peers.keys import Signatures
-from undersong.services.agent.peers.link import RequestRefused
+from undersong.services.agent.peers.link import Away, RequestRefused
 from undersong.services.agent.repository.highwater import UNWRITTEN, SentMessages
 from undersong.services.agent.repository.state import AgentState, Contribution
 from undersong.services.agent.rounds.exchange import Exchange, Exchanges
@@ -23,6 +23,8 @@ from undersong.shared.ids import Digest, RoundId, SiteId
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+SITE_METRICS = "site_metrics"
+"""The key under which a contribution's lease keeps the site's own metrics."""
 UNUSABLE = frozenset({400, 411, 413, 415, 422})  # these bytes will not be accepted at any other time either
 
 
@@ -55,6 +57,7 @@ class ContributionDelivery:
         if contribution.state is Earlier.PENDING:
             exchange = await self._exchanges.resume(round_id)
             if not contribution.acknowledged:
+                await self._tell_metrics(contribution, lease)
                 receipt = await self._upload(contribution, fresh=fresh)
                 point("agent.update.acknowledged")
             if exchange is not None:
@@ -70,6 +73,16 @@ class ContributionDelivery:
         self._state.settle(round_id, Earlier.ANSWERED, signed, keep_bytes=keep_bytes)
         self._state.drop_answered()
         self._answered()
+
+    async def _tell_metrics(self, contribution: Contribution, lease: Hold) -> None:
+        """Tell the site's own metrics, where there are any; the round does not depend on them."""
+        told = contribution.lease.get(SITE_METRICS)
+        if not isinstance(told, dict):
+            return
+        try:
+            await self._coordinator.tell_metrics(lease.task_id, lease.lease_token, told)
+        except (Away, RequestRefused) as error:
+            log.warning("metrics.not_told", reason=str(error))
 
     async def _follow_up(self, exchange: Exchange, contribution: Contribution, watch: Watch) -> None:
         """Take the steps after the upload; the same bytes are sent again as often as the aggregator lost them."""

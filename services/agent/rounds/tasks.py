@@ -34,7 +34,7 @@ from undersong.services.agent.peers.registry import Registry
 from undersong.services.agent.repository.highwater import Place, SentMessages
 from undersong.services.agent.repository.room import Room, is_full
 from undersong.services.agent.repository.state import AgentState, Contribution
-from undersong.services.agent.rounds.delivery import ContributionDelivery
+from undersong.services.agent.rounds.delivery import SITE_METRICS, ContributionDelivery
 from undersong.services.agent.rounds.exchange import Exchange, Exchanges
 from undersong.services.agent.rounds.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
 from undersong.services.agent.runner.folders import erase, fresh
@@ -48,6 +48,9 @@ from undersong.shared.wire.privacy import RECORD_NOISE
 
 if TYPE_CHECKING:
     from undersong.shared.secagg.engine import Payload
+
+    Made = tuple[Payload, Mapping[str, float]]
+    """What the engine sums, and the site's own metrics where they are told."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -237,9 +240,9 @@ class Tasks:
         await self._check_engine_key(lease, manifest, digest)
         site_id, public = self._site().facts.site_id, lease.engine_public.document.public
         exchange = await self._exchanges.join(manifest, digest, site_id, public)
-        answer, payload = await together(exchange.lead_up(), self._payload(manifest, site_id, watch))
+        answer, made = await together(exchange.lead_up(), self._payload(manifest, site_id, watch))
         watch.phase = "sealing"
-        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, payload))
+        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, made))
         try:
             return await asyncio.shield(keeping)
         except asyncio.CancelledError:
@@ -248,30 +251,31 @@ class Tasks:
                 watch.kept = True
             raise
 
-    async def _payload(self, manifest: RoundManifest, site_id: SiteId, watch: Watch) -> Payload:
-        """Run the recipe and return what the engine sums; no file that shows the update is left.
+    async def _payload(self, manifest: RoundManifest, site_id: SiteId, watch: Watch) -> Made:
+        """Run the recipe and return what the engine sums, and what is told beside it; no file that shows the update is
+        left.
 
         It is made while the cohort still agrees on keys, so that only masking waits for the last site.
         """
         outcome: RunOutcome | None = None
         try:
             outcome, model = await self._run(manifest, watch)
-            payload = await asyncio.to_thread(self._make_payload, manifest, site_id, outcome, model)
+            made = await asyncio.to_thread(self._make_payload, manifest, site_id, outcome, model)
             watch.phase = "agreeing"
-            return payload
+            return made
         finally:
             if outcome is not None:
                 outcome.forget()
             await asyncio.to_thread(erase, self._folder())
 
-    def _make_payload(
-        self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None
-    ) -> Payload:
+    def _make_payload(self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None) -> Made:
         """In a thread."""
         from undersong.services.agent.repository.samples import Samples
+        from undersong.services.agent.rounds.site_metrics import own_metrics
         from undersong.services.agent.rounds.updates import make_payload
 
-        return make_payload(manifest, site_id, outcome, model, Samples(self._state.store))
+        told = own_metrics(self._site().policy.site_metrics, manifest, outcome)
+        return make_payload(manifest, site_id, outcome, model, Samples(self._state.store)), told
 
     async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[RunOutcome, Path | None]:
         """Fetch the model and run the recipe on it."""
@@ -322,12 +326,12 @@ class Tasks:
         digest: Digest,
         exchange: Exchange,
         answer: bytes | None,
-        payload: Payload,
+        made: Made,
     ) -> Contribution:
         """Hide, make durable, record. In a thread."""
         from undersong.services.agent.rounds.updates import write_body
 
-        manifest = exchange.client_round.manifest
+        manifest, (payload, told) = exchange.client_round.manifest, made
         written = write_body(exchange, answer, payload, self._state.outbox)
         memory: dict[str, object] = {
             "witness": exchange.client_round.witness,
@@ -337,6 +341,8 @@ class Tasks:
             "traceparent": lease.traceparent,
             "signature": written.signature,
         }
+        if told:
+            memory[SITE_METRICS] = dict(told)
         # The body is on disk; its row and the engine's state are one transaction. Only then may a byte leave.
         engine_state = written.state if exchange.has_steps else None
         point("agent.body.written")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from undersong.services.coordinator.api.access import Id, Use
-from undersong.services.coordinator.domain.tasks import DigestDiffers, StaleLease
+from undersong.services.coordinator.domain.tasks import DigestDiffers, MetricsNotAsked, StaleLease
 from undersong.services.coordinator.leases import Lease, SiteSuspended, SiteUnknown
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.tasks import Failure
@@ -22,6 +22,7 @@ from undersong.shared.wire.forms import DigestText
 
 router = APIRouter(prefix="/v1/tasks", tags=["agents"])
 LONGEST_WAIT_S: Final = 30.0
+_METRICS = problems(Unauthenticated, Forbidden, NotFound, StaleLease, MetricsNotAsked)
 _REPORTS = problems(Unauthenticated, Forbidden, NotFound, StaleLease, DigestDiffers, Overtaken)
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
@@ -60,6 +61,15 @@ class CompletionBody(_Body):
 
     lease_token: Token
     digest: DigestText
+
+
+class MetricsBody(_Body):
+    """A site's own metrics by their names, in the clear."""
+
+    lease_token: Token
+    metrics: dict[
+        Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Annotated[float, Field(strict=True)]
+    ] = Field(max_length=40, examples=[{"examples": 412.0, "auc": 0.871}])
 
 
 class FailureReport(_Body):
@@ -116,6 +126,12 @@ async def complete_task(task_id: Id, body: CompletionBody, site: SiteParty, use:
     """Take note that the update is at the aggregator. The same digest again gets the same answer."""
     task = await use.tasks.complete(SiteId(site.name), TaskId(task_id), body.lease_token, Digest(body.digest))
     return TaskOutcomeView(task_id=task.id, state=task.state.value)
+
+
+@router.put("/{task_id}/metrics", responses=_METRICS, status_code=204)
+async def tell_metrics(task_id: Id, body: MetricsBody, site: SiteParty, use: Use) -> None:
+    """Keep a site's own metrics of an evaluation that asks for them; the site's policy lets it tell them."""
+    await use.tasks.take_metrics(SiteId(site.name), TaskId(task_id), body.lease_token, body.metrics)
 
 
 @router.post("/{task_id}/failures", responses=_REPORTS)

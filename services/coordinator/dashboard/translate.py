@@ -54,6 +54,8 @@ ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 
 
 _GROUPS: Final = TypeAdapter(dict[str, dict[str, float] | None])
+_SITES: Final = TypeAdapter(dict[str, dict[str, float]])
+_SPREAD: Final = TypeAdapter(dict[str, dict[str, float | str]])
 _CURVES: Final = TypeAdapter(dict[str, list[list[float]]])
 
 
@@ -233,12 +235,18 @@ def site(found: SiteView) -> SiteItem:
 
 def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
     """Return the metrics of the evaluation rounds, in order."""
-    return tuple(
-        Measure(
-            item.number, item.metrics, _groups(item), _CURVES.validate_python((item.result or {}).get("curves") or {})
-        )
-        for item in rounds
-        if item.metrics
+    return tuple(_measure(item, item.metrics) for item in rounds if item.metrics)
+
+
+def _measure(item: RoundView, metrics: Mapping[str, float]) -> Measure:
+    told = item.result or {}
+    return Measure(
+        item.number,
+        metrics,
+        _groups(item),
+        _CURVES.validate_python(told.get("curves") or {}),
+        _SITES.validate_python(told.get("sites") or {}),
+        _SPREAD.validate_python(told.get("spread") or {}),
     )
 
 

@@ -114,6 +114,8 @@ class Measure:
     values: Mapping[str, float]
     groups: Mapping[str, Mapping[str, float] | None] = field(default_factory=dict)  # None: few rows
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    sites: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of those that tell their own
+    spread: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.spec import DataPart, EvaluationPart
 from undersong.shared.learning.metrics import (
     BETTER_BELOW,
+    COUNTS,
     LEAST_CLASS,
     LEAST_POSITIVES,
     LayoutUnknown,
@@ -161,6 +162,29 @@ def group_metrics(
         name: None if masked else metrics_of(base, own, reading)
         for name, masked, own in zip(names, hidden, parts, strict=False)
     }
+
+
+def spread(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return how each metric differs between the sites that tell theirs: mean, deviation, and the worst site's.
+
+    The mean counts each site once. Metrics that fewer than two sites have are left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    names = dict.fromkeys(name for told in by_site.values() for name in told if name not in COUNTS)
+    for name in names:
+        values = {site: told[name] for site, told in by_site.items() if name in told}
+        if len(values) < 2:
+            continue
+        sign = -1 if name in BETTER_BELOW else 1
+        worst = min((sign * value, site) for site, value in values.items())[1]
+        all_of = np.array(list(values.values()))
+        found[name] = {
+            "mean": float(all_of.mean()),
+            "deviation": float(all_of.std()),
+            "worst": values[worst],
+            "worst_site": worst,
+        }
+    return found
 
 
 _NO_VERSION: Final = "an evaluation needs the id of the version that it evaluates; undersong model show NAME lists them"

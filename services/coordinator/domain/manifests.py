@@ -156,7 +156,12 @@ def _form(job: Job, kind: RoundKind) -> dict[str, Any]:
         return {"length": sums_length(job.growth.length)}
     if kind is not RoundKind.EVALUATE:
         return {}
-    return {"metrics_layout": job.layout, "length": sums_length(layout_length(job.layout))}
+    asks = isinstance(job.spec, JobSpec) and job.spec.evaluation.sites
+    return {
+        "metrics_layout": job.layout,
+        "length": sums_length(layout_length(job.layout)),
+        "site_metrics": asks,
+    }
 
 
 def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> RoundManifest:

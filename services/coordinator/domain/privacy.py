@@ -120,6 +120,11 @@ def check_training(
         )
     if update is not None and update.clip_norm is None and asked.model != "record":
         findings.error("/update/clip_norm", "noise is measured by it: give the limit of an update's L2 norm, say 1.0")
+    if evaluation is not None and evaluation.sites:
+        said = "sites' own metrics are outside of what the noise promises"
+        findings.error(
+            "/evaluation/sites", f"{said}: ask for them in a job of kind evaluate, for a version of this one"
+        )
     if evaluation is not None and evaluation.every > 0:
         findings.warn("/evaluation/every", f"evaluations are {_EXACT}: set it to 0 to do without")
 

@@ -182,6 +182,11 @@ class EvaluationPart(Part):
         description="The rows that are evaluated on: without it those of the test, with `data.fold` those of the fold; "
         "`all` only with kind evaluate",
     )
+    sites: bool = Field(
+        default=False,
+        strict=True,
+        description="Ask sites for their own metrics in the clear: those answer whose policies have `site_metrics`",
+    )
     threshold: float | None = Field(
         default=None,
         gt=0,

@@ -5,7 +5,7 @@
 coordinator stopped waiting: whether the site's update counts is the aggregator's to say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -52,6 +52,10 @@ class DigestDiffers(Conflict):
     """The task was completed with other bytes."""
 
 
+class MetricsNotAsked(Conflict):
+    """The task's round asks for no metrics of single sites."""
+
+
 class TaskNotDead(Conflict):
     """The task was not given up."""
 
@@ -83,6 +87,7 @@ class SiteTask:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     finished_at: datetime | None = None
+    metrics: Mapping[str, float] | None = None  # the site's own, told in the clear
 
     @property
     def outstanding(self) -> bool:

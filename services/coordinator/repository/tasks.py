@@ -121,6 +121,12 @@ class TaskRepository:
         done = await self._session.execute(_EXTEND, {**who, **beat})
         return done.first() is not None
 
+    async def tell(self, task_id: str, site_id: str, token: str, metrics: Mapping[str, float]) -> bool:
+        """Keep a site's own metrics with its task, while it holds the lease."""
+        who = {"task": task_id, "site": site_id, "token": token}
+        done = await self._session.execute(_EXTEND, {**who, "metrics": dict(metrics)})
+        return done.first() is not None
+
     async def at_fault(self, job_id: str) -> Sequence[SiteTask]:
         """Return the job's tasks whose sites dealt shares that others cannot use, oldest first."""
         return [_task(row) for row in await self._session.execute(_AT_FAULT, {"job": job_id})]
@@ -315,4 +321,5 @@ def _task(row: TaskRow | Row[Any]) -> SiteTask:
         created_at=row.created_at,
         updated_at=row.updated_at,
         finished_at=row.finished_at,
+        metrics=row.metrics,
     )

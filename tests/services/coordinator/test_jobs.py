@@ -186,6 +186,9 @@ async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world
     for wrong in (0, 1, "0.5"):
         thresholds = errors_of(await world.admin.post(path, json=document(federation, evaluation={"threshold": wrong})))
         assert list(thresholds) == ["/evaluation/threshold"]
+    noisy = {"model": "local", "noise_multiplier": 1.0}
+    wrong = document(federation, evaluation={"sites": True}, privacy=noisy)
+    assert "outside of what the noise" in errors_of(await world.admin.post(path, json=wrong))["/evaluation/sites"]
     for by, said in (("sox", "did you mean"), ("age", "groups are those of a category column")):
         wrong = document(federation, evaluation={"by": by})
         assert said in errors_of(await world.admin.post(path, json=wrong))["/evaluation/by"]

@@ -62,6 +62,41 @@ async def test_a_job_runs_to_its_end_round_by_round(world: World) -> None:
     assert {task["site_name"] for task in tasks} == {"site-0", "site-1", "site-2", "site-3"}
 
 
+async def test_a_sites_own_metrics_are_told_where_the_round_asks_for_them(world: World) -> None:
+    """By the site that holds the lease, once or again; by no other site, and in no round that does not ask."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation, evaluation={"sites": True, "every": 2})
+    await world.conductor.advance(job["id"])
+    for _ in range(4):
+        done = await work_once(world, agents)
+        metrics = {"lease_token": done[0]["lease_token"], "metrics": {"auc": 0.8}}
+        refused = await agents[0].http.put(f"/v1/tasks/{done[0]['task_id']}/metrics", json=metrics)
+        assert refused.status_code in (404, 409), "it does not evaluate, or another site makes the first model"
+        await world.conductor.drive(done[0]["round_id"])
+    for agent, told in zip(
+        agents[:2], ({"examples": 90.0, "auc": 0.8, "loss": 0.4}, {"auc": 0.9, "loss": 0.5}), strict=True
+    ):
+        lease = (await agent.poll()).json()
+        path, body = f"/v1/tasks/{lease['task_id']}/metrics", {"lease_token": lease["lease_token"]}
+        for metrics, code in (({"Auc": 1.0}, 422), ({"auc": "1"}, 422), ({"auc": 0.1}, 204), (told, 204)):
+            assert (await agent.http.put(path, json={**body, "metrics": metrics})).status_code == code
+        assert (await agents[2].http.put(path, json={**body, "metrics": told})).status_code == 404
+        old = {"lease_token": "0" * 32, "metrics": told}
+        assert (await agent.http.put(path, json=old)).status_code == 409
+    done = await work_once(world, agents)
+    await world.conductor.drive(done[0]["round_id"])
+    result = (await world.get_round(done[0]["round_id"]))["result"]
+    assert result["sites"] == {
+        "site-0": {"examples": 90.0, "auc": 0.8, "loss": 0.4},
+        "site-1": {"auc": 0.9, "loss": 0.5},
+    }
+    assert set(result["spread"]) == {"auc", "loss"}
+    assert (result["spread"]["auc"]["worst_site"], result["spread"]["loss"]["worst_site"]) == ("site-0", "site-1")
+    assert result["spread"]["auc"]["mean"] == pytest.approx(0.85)
+    assert result["spread"]["auc"]["deviation"] == pytest.approx(0.05)
+
+
 async def test_the_sweeper_alone_carries_a_job_to_its_end(world: World) -> None:
     """No hint is ever heard: sweeps of rounds and jobs do everything, a few seconds later."""
     federation = await world.federation()

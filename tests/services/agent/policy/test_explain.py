@@ -35,6 +35,7 @@ SOME = {
         {"budgets": {"heart": {"unit": "record", "epsilon": 4, "delta": 1e-7}}, "min_separation": 2},
     ],
     "consent": ["none", "new"],
+    "site_metrics": [None, {}, {"min_rows": 500, "noise": 0.1}],
     "hours": [[], ["08:00-18:00"], ["22:00-06:00"], ["10:00-11:00", "12:00-13:00"]],
     "pairwise": [{}, {"min_corrupt": 0, "allow_no_colluders": True}, {"min_threshold": 2, "quorum": "always"}],
 }
@@ -82,6 +83,11 @@ def test_the_difference_names_what_was_meant() -> None:
     ]
     assert "Sums over 4 or more sites may be opened (before: sums over 3 or more sites may be opened)." in less
     assert any("twoserver" in sentence for sentence in less)
+    telling = PolicyFile.model_validate({**POLICY, "site_metrics": {"noise": 0.02}})
+    said = "Jobs that ask are told this site's own metrics, of 100 or more test rows, with noise of 0.02"
+    assert diff(old, telling) == ([f"{said} (before: this site's own metrics never leave it)."], [])
+    noised = PolicyFile.model_validate({**POLICY, "site_metrics": {"noise": 0.5}})
+    assert [bool(part) for part in diff(telling, noised)] == [False, True]
     assert any("Data set images" in sentence for sentence in less)
 
 

@@ -136,6 +136,8 @@ def make_parts(now: datetime) -> tuple[PartItem, ...]:
 
 
 GROUPS = {"women": {"accuracy": 0.81, "auc": 0.85, "examples": 194.0}, "men <i>": None}
+OWN = {"north <b>": {"auc": 0.9, "examples": 150.0}, "south": {"auc": 0.7, "examples": 120.0}}
+SPREAD = {"auc": {"mean": 0.8, "deviation": 0.1, "worst": 0.7, "worst_site": "south"}}
 CURVES = {"calibration": [[0.12, 0.1, 150.0], [0.61, 0.72, 60.0]], "precision_recall": [[0.5, 0.8, 0.75]]}
 
 
@@ -174,7 +176,7 @@ class FakeViewModel:
         rounds = tuple(r for r in self.all_rounds if r.job_id == job_id)
         done = sum(r.kind == "train" and not r.open for r in rounds)
         measures = tuple(
-            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}, GROUPS, CURVES)
+            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}, GROUPS, CURVES, OWN, SPREAD)
             for n, (a, b) in enumerate(SCORES[:done])
         )
         answers = self.answers if job.kind == "statistics" else ()

@@ -1,0 +1,41 @@
+"""A site's own metrics, told in the clear where its policy allows it and the round asks for them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from undersong.services.agent.domain.rules import SiteMetricsRule
+from undersong.services.agent.runner.protocol import RunOutcome
+from undersong.shared.learning.metrics import COUNTS, SHARES, metrics_of, of_all
+from undersong.shared.wire.manifest import RoundManifest
+
+LEAST_OF_CLASS: Final = 10
+"""Rows of a class, of two: of fewer, recall and precision would tell of single rows."""
+
+
+def own_metrics(rule: SiteMetricsRule | None, manifest: RoundManifest, outcome: RunOutcome) -> Mapping[str, float]:
+    """Return what the coordinator may be told of an evaluation here; nothing unless both sides want it.
+
+    Counts of classes and bounds of errors are left out. The noise comes from the system's generator.
+    """
+    if rule is None or not manifest.site_metrics or outcome.sums is None or outcome.metrics_layout is None:
+        return {}
+    layout, sums = outcome.metrics_layout, np.fromfile(outcome.sums, "<f8")
+    found = metrics_of(layout, sums)
+    rows = found["examples"]
+    positives = found.get("positives", rows / 2)
+    if rows < rule.min_rows or (of_all(layout)[0] == "binary" and min(positives, rows - positives) < LEAST_OF_CLASS):
+        return {}
+    told = {name: value for name, value in found.items() if name not in COUNTS and not name.endswith("_error")}
+    return {"examples": rows} | {name: _blurred(name, value, rule.noise) for name, value in told.items()}
+
+
+def _blurred(name: str, value: float, noise: float) -> float:
+    if not noise:
+        return value
+    drawn = secrets.SystemRandom().gauss(0.0, noise)
+    return min(1.0, max(0.0, value + drawn)) if name in SHARES else value * (1 + drawn)
