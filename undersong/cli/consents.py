@@ -75,10 +75,15 @@ def _find(inbox: "Inbox", name: str) -> "InboxEntry":
 
 
 @app.command("list")
-def list_requests(config: ConfigPath = Path("agent.yaml"), as_json: common.AsJson = False) -> None:
+def list_requests(
+    config: ConfigPath = Path("agent.yaml"),
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="So many of the newest requests.")] = 50,
+    as_json: common.AsJson = False,
+) -> None:
     """List the requests, the newest first."""
     with _inbox(config) as (inbox, _):
-        entries = inbox.entries()
+        found = inbox.entries(most + 1)
+    entries = found[:most]
     if as_json:
         common.print_json([_document(entry) for entry in entries])
         return
@@ -89,6 +94,8 @@ def list_requests(config: ConfigPath = Path("agent.yaml"), as_json: common.AsJso
         job = entry.request.job
         line = f"{entry.digest[:_SHOWN_DIGEST]}  {_state(entry):<22}  {job.name}  by {job.requester}"
         common.console.print(shown(line), markup=False, soft_wrap=True)
+    if len(found) > most:
+        common.console.print(f"earlier requests are not listed: --most {min(1000, 2 * most)}", style="dim")
 
 
 @app.command()

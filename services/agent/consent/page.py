@@ -43,6 +43,9 @@ _WRONG_S: Final = 1.0  # between two tries of a passphrase
 _IDLE_S: Final = 15.0
 _AT_ONCE: Final = 32
 _LENGTH: Final = re.compile("[0-9]{1,12}")
+_LIST: Final = re.compile(r"/api/requests(?:\?most=([1-9][0-9]{0,2}|1000))?")
+PAGE: Final = 50
+"""So many requests are listed where no other number is asked for."""
 _FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -98,10 +101,12 @@ class ConsentPage:
         self.token = secrets.token_urlsafe(32)
         self._trying = threading.Lock()
 
-    def listed(self) -> dict[str, Any]:
-        """Return the requests, newest first, and the names of the keys that can be used here."""
+    def listed(self, most: int = PAGE) -> dict[str, Any]:
+        """Return the newest requests, newest first, whether there are more, and the keys that can be used here."""
+        found = self._inbox.entries(most + 1)
         return {
-            "requests": [_summary(entry) for entry in self._inbox.entries()],
+            "requests": [_summary(entry) for entry in found[:most]],
+            "more": len(found) > most,
             "keys": [path.name for path in self._page.keys],
             "site": self._settings.data_dir.parent.name,
         }
@@ -252,8 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, read_bytes(Path(__file__).parent / "static" / name), kind)
             return
         self._known()
-        if self.path == "/api/requests":
-            self._send_json(200, self.server.page.listed())
+        if (asked := _LIST.fullmatch(self.path)) is not None:
+            self._send_json(200, self.server.page.listed(int(asked[1] or PAGE)))
         elif (digest := _digest_in(self.path, "")) is not None:
             self._send_json(200, self.server.page.shown(digest))
         else:

@@ -148,6 +148,18 @@ def test_only_who_has_the_token_and_comes_from_the_page_itself_is_answered(serve
         assert b"<" not in answer
 
 
+def test_many_requests_are_listed_page_by_page(served: Served) -> None:
+    for number in range(1, 4):
+        refused(served.inbox, numbered(1, job_id=f"job_{number}"), "consent-waiting")
+    newest = [entry.digest for entry in served.inbox.entries()]
+    for most, more in ((1, True), (2, True), (3, False), (1000, False)):
+        status, found = served.ask(f"/api/requests?most={most}")
+        assert (status, [each["digest"] for each in found["requests"]], found["more"]) == (200, newest[:most], more)
+    assert served.ask("/api/requests")[1]["more"] is False
+    for wrong in ("0", "1001", "-1", "", "1&most=2", "1.0"):
+        assert served.ask(f"/api/requests?most={wrong}")[0] == 404
+
+
 def test_connections_that_say_nothing_are_hung_up_on_beyond_a_number(served: Served) -> None:
     """Anyone on the machine can connect; the agent's threads and files stay for its work."""
     before = threading.active_count()

@@ -12,7 +12,8 @@ const token = (() => {
   }
   return sessionStorage.getItem(KEPT) || "";
 })();
-const state = { list: null, keys: [], chosen: null, shown: "" };
+const PAGE = 50;
+const state = { list: null, more: false, most: PAGE, keys: [], chosen: null, shown: "" };
 const find = (id) => document.getElementById(id);
 
 function made(tag, text, attributes = {}) {
@@ -64,6 +65,7 @@ function drawList() {
     item.append(button);
     return item;
   }));
+  find("more").hidden = !state.more;
   if (focused) list.querySelector(`[data-digest="${focused}"]`)?.focus();
 }
 
@@ -197,8 +199,9 @@ async function decide(request, box, decision) {
 }
 
 async function refresh() {
-  const found = await ask("api/requests");
+  const found = await ask(`api/requests?most=${state.most}`);
   state.keys = found.keys;
+  state.more = found.more && state.most < 1000;
   find("site").textContent = found.site;
   const before = JSON.stringify(state.list);
   state.list = found.requests;
@@ -226,6 +229,14 @@ async function turn() {
   setTimeout(turn, EVERY_MS);
 }
 
+find("more").addEventListener("click", async () => {
+  state.most = Math.min(1000, state.most + PAGE);
+  try {
+    await refresh();
+  } catch (error) {
+    tell(error);
+  }
+});
 document.addEventListener("keydown", (event) => {
   const on = document.activeElement;
   if (!on || !on.dataset || !on.dataset.digest || !["ArrowDown", "ArrowUp"].includes(event.key)) return;
