@@ -121,7 +121,7 @@ _SAME_SCALE = (
 _SAME_CHANNELS = "declare the same channels in each site's datasets.yaml"
 _SAME_CATEGORIES = (
     f"where a site has other words for the same, {_MAPPED}; where it has other categories, list the same ones in each "
-    "site's datasets.yaml, or all of them under data.categories of the job"
+    "site's datasets.yaml, or all of them (or `union`) under data.categories of the job"
 )
 
 

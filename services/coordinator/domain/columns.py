@@ -43,6 +43,7 @@ def choose_columns(
     """
     if not sites:
         return Chosen()
+    data = _with_unions(data, sites)
     _check_names(data, sites, found)
     label = _label(data, sites, found)
     places = {name: pointer(["data", "features", at]) for at, name in enumerate(data.features or ())}
@@ -115,6 +116,20 @@ def check_listed(
             findings.error(path, "a category is listed twice")
 
 
+def _with_unions(data: parts.DataPart, sites: Sequence[SiteFacts]) -> parts.DataPart:
+    """Return the part with the categories that any site lists in place of `union`, in the order in which they come."""
+    listed = {
+        name: all_categories(declared_columns(data.dataset, name, sites)) if texts == parts.UNION else texts
+        for name, texts in data.categories.items()
+    }
+    return data.model_copy(update={"categories": listed})
+
+
+def all_categories(declared: Mapping[str, Column]) -> tuple[str, ...]:
+    """Return the categories that any site lists, each once."""
+    return tuple(dict.fromkeys(text for column in declared.values() for text in column.categories or ()))
+
+
 def _check_names(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Findings) -> None:
     features = data.features or ()
     if len(set(features)) != len(features):
@@ -129,7 +144,12 @@ def _check_names(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Fin
             findings.error(path, f"no site's data set {data.dataset!r} has the column {name!r}{hints(name)}")
         elif name in features or name == data.label:
             findings.error(path, f"the column {name!r} cannot be used and excluded")
-    check_listed(data.categories, data.dataset, sites, findings)
+    check_listed(_texts(data), data.dataset, sites, findings)
+
+
+def _texts(data: parts.DataPart) -> dict[str, tuple[str, ...]]:
+    """Return the listed categories of a part whose unions are settled."""
+    return {name: texts for name, texts in data.categories.items() if not isinstance(texts, str)}
 
 
 def _label(data: parts.DataPart, sites: Sequence[SiteFacts], findings: Findings) -> str | None:
@@ -212,6 +232,7 @@ def group_column(
     if evaluation is None or evaluation.by is None:
         return None
     path, name, sites = "/evaluation/by", evaluation.by, chosen.sites
+    data = _with_unions(data, sites)
     if any(column.type in ("image", "text") for column in chosen.columns):
         found.error(path, "groups are those of a table's column, and this job reads images or texts: leave it out")
         return None
@@ -222,7 +243,7 @@ def group_column(
         return None
     if without := sorted(site.name for site in sites if site.name not in declared):
         found.error(path, f"the column {name!r} is not declared at {', '.join(without)}")
-    column = agreed_column(path, name, data.dataset, sites, data.categories.get(name), found)
+    column = agreed_column(path, name, data.dataset, sites, _texts(data).get(name), found)
     if column is None:
         return None
     if column.type != "category" or not column.categories:
@@ -241,7 +262,7 @@ def _agreed(
     trained: DataRef | None,
 ) -> Column | None:
     before = {column.name: column for column in trained.columns}.get(name) if trained is not None else None
-    given = data.categories.get(name, before.categories if before is not None else None)
+    given = _texts(data).get(name, before.categories if before is not None else None)
     remedy = "" if path != "/data/features" else f", or {_LEAVE_OUT}"
     column = agreed_column(path, name, data.dataset, sites, given, found, remedy)
     if column is not None and before is not None and column != before:

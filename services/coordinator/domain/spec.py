@@ -15,7 +15,9 @@ from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MAX_RATE, MIN_
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
-Categories = dict[Name, Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]]
+Listed = Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]
+Categories = dict[Name, Listed]
+UNION: Final = "union"
 MIN_COHORT: Final = 3
 """With two sites, each could subtract itself from the sum."""
 MIN_CELL: Final = 5
@@ -73,10 +75,10 @@ class DataPart(Part):
         default=None, description="The column that the model predicts; without it the label that the sites declare"
     )
     exclude: tuple[Name, ...] = Field(default=(), description="Columns to leave out where `features` is not given")
-    categories: Categories = Field(
+    categories: dict[Name, Listed | Literal["union"]] = Field(
         default_factory=dict,
         description="A column's categories in order, where the sites' own lists differ: each site must list some of "
-        "these",
+        "these; `union` takes all that any site lists",
     )
     fold: FoldPart | None = Field(
         default=None,

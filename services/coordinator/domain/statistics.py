@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from undersong.services.coordinator.domain import spec as parts
-from undersong.services.coordinator.domain.columns import agreed_column, check_listed, declared_columns
+from undersong.services.coordinator.domain.columns import agreed_column, all_categories, check_listed, declared_columns
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
 from undersong.services.coordinator.domain.privacy import Protected, settle_terms
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection
@@ -214,7 +214,7 @@ def _together(
         return None
     for fault in agree(declared).faults:
         findings.warn(path, f"{fault}; without that, all of them are counted")
-    return tuple(dict.fromkeys(text for column in declared.values() for text in column.categories or ()))
+    return all_categories(declared)
 
 
 def _rows(dataset: str, sites: Sequence[SiteFacts]) -> list[int]:

@@ -166,6 +166,26 @@ async def test_schemas_that_cannot_be_matched_are_refused(
     assert (await small_world.admin.get("/v1/jobs")).json()["items"] == []
 
 
+async def test_the_categories_of_all_sites_are_put_together_where_the_job_says_so(small_world: World) -> None:
+    world = small_world
+    federation = await world.federation()
+    for at, texts in enumerate((["f", "m"], ["m", "x"], ["x", "f", "u"])):
+        await world.site(federation, f"site-{at}", told(AGE, {**SEX, "categories": texts}, DISEASE))
+    data = {"dataset": "heart", "label": "disease"}
+    found = errors_of(await world.admin.post("/v1/jobs/validations", json=document(federation, data=data)))
+    assert "`union`" in found["/data/features"]
+    job = await world.job(federation, data={**data, "categories": {"sex": "union"}})
+    await world.conductor.advance(job["id"])
+    round_id = (await world.get_job(job["id"]))["round_id"]
+    read = world.neighbours.rounds[round_id]["manifest"]["manifest"]["data"]
+    assert {each["name"]: each.get("categories") for each in read["columns"]}["sex"] == ["f", "m", "x", "u"]
+    assert read["listed"] == ["sex"]
+    for name, said in (("age", "only categories"), ("sxe", "did you mean 'sex'")):
+        body = document(federation, data={**data, "categories": {name: "union"}})
+        found = errors_of(await world.admin.post("/v1/jobs/validations", json=body))
+        assert said in found[f"/data/categories/{name}"]
+
+
 async def test_labels_that_sites_declare_differently_are_refused(small_world: World) -> None:
     federation = await small_world.federation()
     for at in range(3):
