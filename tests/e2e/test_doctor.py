@@ -22,6 +22,7 @@ import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.effort import also
 from undersong.client import Client
 from undersong.doctor import Finding, examine_agent, examine_home, examine_platform
 from undersong.local import Platform
@@ -174,20 +175,22 @@ def no_database(platform: Platform) -> Iterator[None]:
     ("subject", "cause", "remedy", "break_it"),
     [
         ("registry", "nothing listens", "start it", lambda p: halted(p, "registry.api")),
-        ("helper", "nothing listens", "start it", lambda p: halted(p, "keys.helper")),
         ("registry", "TLS", "http://", another_program),
-        ("coordinator", "Redis does not answer", "COORDINATOR_REDIS_URL", lambda p: halted(p, "valkey")),
         ("coordinator", "refuses the password", "COORDINATOR_REDIS_URL", another_password),
         ("coordinator", "newer schema", "newer release", schema("9999")),
-        ("coordinator", "older schema", "undersong.services.coordinator migrate", schema("0001")),
         ("registry", "blob store", "REGISTRY_BLOB_URL", no_blobs),
-        ("registry", "no space", "larger volume", lambda p: small_disk(p.home / "registry" / "blobs" / "incoming")),
         ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),
         ("certificate of service registry", "expired", "fresh token", expired),
+        *also(
+            ("helper", "nothing listens", "start it", lambda p: halted(p, "keys.helper")),
+            ("coordinator", "Redis does not answer", "COORDINATOR_REDIS_URL", lambda p: halted(p, "valkey")),
+            ("coordinator", "older schema", "undersong.services.coordinator migrate", schema("0001")),
+            ("registry", "no space", "larger volume", lambda p: small_disk(p.home / "registry" / "blobs" / "incoming")),
+        ),
     ],
     ids=[
-        "away", "helper", "port-in-use", "redis-away", "redis-password", "schema-newer", "schema-older", "blobs",
-        "blobs-full", "database-away", "expired",
+        "away", "port-in-use", "redis-password", "schema-newer", "blobs", "database-away", "expired",
+        "helper", "redis-away", "schema-older", "blobs-full",
     ],
 )  # fmt: skip
 def test_a_broken_part_is_named(platform: Platform, subject: str, cause: str, remedy: str, break_it: Break) -> None:

@@ -203,7 +203,7 @@ def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("victim", ["aggregator.worker", "agent.east", *also("coordinator.worker", "valkey")])
+@pytest.mark.parametrize("victim", ["aggregator.worker", *also("agent.east", "coordinator.worker", "valkey")])
 def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> None:
     """`make faults` kills the others too, at every step."""
     client = platform.client
@@ -391,6 +391,7 @@ def test_a_second_platform_in_the_same_folder_is_refused(
     assert local_profiles() == {name: platform.profile}, "it is the running platform's"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_platform_goes_on_where_it_was(platform: Platform, forks: Forks) -> None:

@@ -24,6 +24,7 @@ from tests.pace import Deadline
 from undersong.client.types import Job
 from undersong.errors import UnreachableError
 from undersong.local import Platform
+from undersong.local.forks import Forks
 from undersong.recipes.protocol import source_digest
 from undersong.shared.database.migrations import _config, _locked_connection, head_revision
 from undersong.shared.identity.authority import Identity
@@ -43,19 +44,26 @@ POLICY = {
 }
 STOPS = (
     "coordinator.api",
-    "aggregator.worker",
-    "keys.helper",
     "agent.east",
-    *also("coordinator.worker", "aggregator.api", "registry.api", "registry.worker", "keys.api", "keys.worker"),
+    *also(
+        "aggregator.worker",
+        "keys.helper",
+        "coordinator.worker",
+        "aggregator.api",
+        "registry.api",
+        "registry.worker",
+        "keys.api",
+        "keys.worker",
+    ),
 )
 T = TypeVar("T")
 PATIENCE_S = 120.0  # for whatever machine; nothing here is a measurement
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Platform]:
     settings = {"aggregator": {"worker_lease_s": "3", "sweep_s": "0.5", "step_s": "60"}}
-    with Platform(tmp_path_factory.mktemp("home"), settings=settings) as running:
+    with Platform(tmp_path_factory.mktemp("home"), settings=settings, forks=forks) as running:
         for name in SITES:
             running.add_site(name, datasets=NOTHING, policy=POLICY, agent={"recipes": [str(ODD)]})
         running.wait_sites_online(len(SITES), timeout_s=PATIENCE_S)

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 
+from tests.effort import also
 from tests.pace import Deadline
 from undersong.shared.secagg.quantise import plan_norm
 
@@ -75,6 +76,7 @@ def test_killed_before_the_upload_it_sends_the_recorded_bytes(platform, agent, t
     assert len(trainings()) == 1
 
 
+@pytest.mark.exhaustive
 def test_killed_between_upload_and_completion_it_completes(platform, agent, trainings, refuse):
     """The aggregator has the bytes, the coordinator does not know: the agent says it again."""
     platform.faults += [("POST", COMPLETIONS, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
@@ -153,7 +155,7 @@ def test_a_closed_round_is_left(platform, agent, trainings, refuse):
     assert platform.ended[1][0].startswith("completions:")
 
 
-@pytest.mark.parametrize(("forged", "code"), [("missing", "engine-key"), ("by the leader", "signature-party")])
+@pytest.mark.parametrize(("forged", "code"), [("missing", "engine-key"), *also(("by the leader", "signature-party"))])
 def test_a_second_server_must_have_named_its_key_itself(platform, agent, trainings, monkeypatch, forged, code):
     """The leader could put a key of its own there; the site's engine refuses that before the recipe runs."""
     monkeypatch.setattr(platform, "helper", platform.aggregator)
@@ -180,7 +182,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("faults", [FAULTS, {"revoked": "signature-revoked"}], ids=["one after the other", "revoked"])
+@pytest.mark.parametrize(
+    "faults", [FAULTS, *also({"revoked": "signature-revoked"})], ids=["one after the other", "revoked"]
+)
 def test_what_must_not_run_is_refused_with_a_code(platform, agent, faults):
     """Nothing leaves the site, and the coordinator learns the reason without a value from the data."""
     if "revoked" in faults:  # read at the start, and again after a minute

@@ -22,8 +22,7 @@ pytestmark = pytest.mark.process
 BUDGET = {"unit": "site", "epsilon": 8, "delta": DELTA, "period_days": 365}
 POINTS = (
     "agent.charge.held",
-    "agent.update.noted",
-    *also("agent.charge.noted", "agent.training", "agent.body.written", "agent.update.kept"),
+    *also("agent.update.noted", "agent.charge.noted", "agent.training", "agent.body.written", "agent.update.kept"),
     *also("agent.update.acknowledged", "agent.task.completed"),
 )
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import floats, integers, sampled_from
 
+from tests.effort import examples
 from tests.shared.wire.manifests import manifest
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy import noise as sampler
@@ -70,7 +71,7 @@ def terms(model: str, noise: float, sites: int) -> PrivacyTerms:
 CLIPPED = plan_noisy(summands=3, clip_norm=1.0, modulus_bits=32, terms=terms("local", 2.0, 2))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     model=sampled_from(["server", "distributed", "local"]),
     noise=floats(0.01, 2000),
@@ -103,7 +104,7 @@ def correlated(noise: float, sites: int, separation: int, times: int) -> Privacy
     return terms("server", noise, sites).model_copy(update={"correlated": turns, "rounds": turns.rows})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     noise=floats(0.01, 500), sites=integers(2, 300), separation=integers(2, 64), times=integers(1, 9), data=integers(0)
 )

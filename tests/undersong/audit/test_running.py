@@ -69,6 +69,7 @@ async def test_a_given_claim_that_training_exceeds_is_broken(
     assert found.broken
 
 
+@pytest.mark.exhaustive
 async def test_noise_of_the_round_keeps_the_claim_in_training_too(
     tmp_path: Path, declarations: Path, round_of: Round, subject_of: Subjects
 ) -> None:
@@ -123,6 +124,7 @@ def _recipe(changes: dict[str, Any]) -> dict[str, Any]:
     return {"recipe": RecipeRef.model_validate(changes["recipe"])} if changes else {}
 
 
+@pytest.mark.exhaustive
 async def test_noise_of_the_recipe_itself_is_part_of_what_is_audited(
     tmp_path: Path, declarations: Path, round_of: Round, subject_of: Subjects
 ) -> None:

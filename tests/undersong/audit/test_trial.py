@@ -56,6 +56,7 @@ async def test_a_job_that_cannot_run_is_said_why(
     assert refused.value.remedy
 
 
+@pytest.mark.exhaustive
 async def test_a_job_over_images_runs_on_a_twin(tmp_path: Path) -> None:
     columns = [
         {"name": "scan", "type": "image"},

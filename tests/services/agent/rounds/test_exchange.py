@@ -120,7 +120,7 @@ def test_falling_out_after_the_survivors_were_fixed_still_counts(platform, agent
 
 
 @pytest.mark.parametrize(
-    ("step", "heard"), [("share", True), ("upload", False), *also(("advertise", False), ("unmask", True))]
+    ("step", "heard"), [("share", True), *also(("advertise", False), ("upload", False), ("unmask", True))]
 )
 def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent, refuse, step, heard) -> None:
     """Whether or not the aggregator had the message: after kill -9 the round goes on with the stored one."""
@@ -146,6 +146,7 @@ def test_killed_after_storing_a_message_it_sends_the_same_bytes(platform, agent,
     platform.wait(lambda: platform.requests[-1][1].startswith(("/v1/tasks/leases", RECORDS)))
 
 
+@pytest.mark.exhaustive
 def test_killed_after_the_last_step_it_completes(platform, agent, refuse) -> None:
     """The secrets are gone already; what is left is to tell the coordinator."""
     platform.faults += [

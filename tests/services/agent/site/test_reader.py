@@ -18,6 +18,7 @@ import pytest
 import yaml
 from pyarrow import parquet
 
+from tests.effort import also
 from tests.pace import Deadline
 from tests.services.agent.conftest import AgentProcess
 from tests.services.agent.fake_platform import FakePlatform
@@ -182,7 +183,7 @@ async def test_a_data_set_that_ends_the_child_stops_no_other(tmp_path: Path) -> 
     assert "child-died" in found.unread["crash"]
 
 
-@pytest.mark.parametrize("replaced", ["good.csv", "datasets.yaml"])
+@pytest.mark.parametrize("replaced", ["good.csv", *also("datasets.yaml")])
 async def test_a_file_that_is_replaced_fails_no_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: str
 ) -> None:
