@@ -25,6 +25,7 @@ from undersong.cli import (
     policies,
     privacy,
     privacy_documents,
+    quickstart,
     recipes,
     simulations,
     sites,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("up")(platform.up)
 app.command("demo")(demo.demo)
+app.command("quickstart")(quickstart.quickstart)
 app.command("doctor")(doctor.doctor)
 app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)

@@ -207,15 +207,16 @@ class Platform:
         self,
         name: str,
         *,
-        datasets: Mapping[str, Any] | Path,
+        datasets: Mapping[str, Any] | Path | None = None,
         policy: Mapping[str, Any] | Path | None = None,
         agent: Mapping[str, Any] | None = None,
         start: bool = True,
     ) -> Site:
         """Make a site, enrol its agent and start it.
 
-        `datasets` and `policy` are the documents of datasets.yaml and policy.yaml, or such files; without `policy` the
-        agent writes its own default (everything that is installed and declared). `agent`: more settings of agent.yaml.
+        `datasets` and `policy` are the documents of datasets.yaml and policy.yaml, or such files; without `datasets`
+        its folder in `sites` has a datasets.yaml already, and without `policy` the agent writes its own default
+        (everything that is installed and declared). `agent`: more settings of agent.yaml.
         """
         federation = self.federation()
         site = self.client.create_site(federation.id, name)

@@ -28,6 +28,7 @@ def taken(parameter: Any) -> bool:
 STARTING = (
     "up",
     "demo",
+    "quickstart",
     "agent",
 )  # they would start a platform in a folder that can be used; without a token, login asks
 TAKING = [
