@@ -242,3 +242,25 @@ def test_borders_divide_rows_about_evenly_and_tell_whole_numbers_apart() -> None
     places = np.searchsorted(borders(counts_by_size(age), 128, 20), age, side="right")
     assert len(set(places.tolist())) >= 70
     assert equal_borders(0, 10, 5).tolist() == [2, 4, 6, 8]
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.data(), st.sampled_from(sorted(CASES)))
+def test_sums_that_no_honest_sites_give_end_in_trees_or_a_refusal(data: st.DataObject, task: str) -> None:
+    """Whatever numbers a sum can hold: the trees that follow are ones that a site can go on from."""
+    growth: Growth | Trees = Growth(COLUMNS, CASES[task], 2, "label", {})
+    number = st.floats(-1.5e26, 1.5e26) | st.sampled_from([0.0, 1.0, 50.0, -1.0])
+    for _ in range(4):
+        few = data.draw(st.lists(number, min_size=1, max_size=40))
+        seed = data.draw(st.integers(0, 2**16))
+        sums = np.random.default_rng(seed).choice(few, growth.length)
+        try:
+            with np.errstate(over="raise", invalid="raise"):
+                growth = growth.take(sums.tolist())
+        except TreesInvalid:
+            return
+        if isinstance(growth, Trees):
+            assert trees_of(growth.to_context(), COLUMNS, CASES[task]) is not None
+            return
+        assert growth.length > SALT
+        assert np.isfinite(site_sums(growth, *rows(0, 30, task))).all()
