@@ -55,7 +55,7 @@ async def _signed_in(browser: Browser, address: str, size: str, scheme: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("size", "scheme"), [("phone", "light"), ("desktop", "dark"), *also(("phone", "dark"), ("desktop", "light"))]
+    ("size", "scheme"), [("phone", "light"), *also(("desktop", "dark"), ("phone", "dark"), ("desktop", "light"))]
 )
 async def test_every_page_fits_and_breaks_no_rule(address: str, size: str, scheme: str, tmp_path: Path) -> None:
     async with async_playwright() as play:
