@@ -7,13 +7,15 @@ imported, and so runs: only the agent's child process and people at their own ma
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from undersong.recipes.protocol import Recipe, RecipeError, source_digest
+from undersong.recipes.protocol import Recipe, RecipeError
+from undersong.shared.files import read_bytes
 from undersong.shared.names import hint
+from undersong.shared.recipe_source import digest_of_sources
 from undersong.shared.wire.profiles import RecipeSpec
 
 BUILT_IN: Final = ("tabular", "image", "series", "trees", "null", "statistics")
@@ -45,23 +47,38 @@ def own_recipes(paths: Iterable[Path]) -> list[Recipe]:
     return found
 
 
+def load_file(path: Path, allowed: Collection[str] | None = None) -> Recipe:
+    """Return the recipe of one Python file; raises `RecipeError`, and OSError for a file that cannot be read.
+
+    With `allowed` the file must have one of these digests. It is read once: what runs are the bytes of that digest.
+    """
+    source = read_bytes(path)
+    digest = digest_of_sources({path: source})
+    if allowed is not None and digest not in allowed:
+        raise NotAllowed(f"not allowed; the policy would need digest: {digest}")
+    return _loaded(path, source, digest)
+
+
+class NotAllowed(RecipeError):
+    """The file's code is not among what may run."""
+
+
 @cache
-def load_file(path: Path) -> Recipe:
-    """Return the recipe of one Python file; raises `RecipeError`."""
+def _loaded(path: Path, source: bytes, digest: str) -> Recipe:
     module_name = f"undersong_recipe_{path.stem}"
     plan = importlib.util.spec_from_file_location(module_name, path)
-    if plan is None or plan.loader is None:
+    if plan is None:
         raise RecipeError(f"{path.name} cannot be imported")
     module = importlib.util.module_from_spec(plan)
     sys.modules[module_name] = module
     try:
-        plan.loader.exec_module(module)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 (never cached code)
     except Exception as error:
         raise RecipeError(f"{path.name} cannot be imported: {error!r}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path.name} has no RECIPE with the methods of undersong.recipes.protocol.Recipe")
-    if recipe.spec.digest != source_digest(path):
+    if recipe.spec.digest != digest:
         raise RecipeError(f"{path.name} must give source_digest(Path(__file__)) as its digest: policies rely on it")
     return recipe
 

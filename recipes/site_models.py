@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from undersong.recipes.protocol import RecipeError, Tensors
+from undersong.recipes.protocol import Array, RecipeError, Tensors
 from undersong.shared.names import hint
 
 if TYPE_CHECKING:
@@ -44,8 +44,20 @@ def control_tensors(tensors: Tensors, trained: Iterable[str]) -> Tensors:
 
 
 def merged(model: Tensors, local: Tensors) -> Tensors:
-    """Return the model with the tensors that a site keeps in place of the common ones."""
-    return {name: local[name] if _is_kept(name, local) else value for name, value in model.items()}
+    """Return the model with the tensors that a site keeps in place of the common ones; raises `RecipeError`."""
+    return {name: _fitting(name, local, value) if _is_kept(name, local) else value for name, value in model.items()}
+
+
+def _fitting(name: str, local: Tensors, value: Array) -> Array:
+    """Return a tensor that a site kept; raises `RecipeError` where it has not the shape of the model's."""
+    kept = local[name]
+    if kept.shape != value.shape:
+        raise RecipeError(
+            f"what this site kept of the job's last round does not fit its model: {name} has the shape "
+            f"{list(kept.shape)}, and the model's {list(value.shape)}; a recipe's parameters stay the same for all "
+            "rounds of a job: start a new job"
+        )
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,8 @@ class ControlVariates:
     def of(cls, model: Tensors, local: Tensors) -> ControlVariates:
         """Return those of a round; a site's own are zero in its first one."""
         common = {name.removeprefix(CONTROL): value for name, value in model.items() if name.startswith(CONTROL)}
-        return cls(common, {name: local.get(CONTROL + name, np.zeros_like(c)) for name, c in common.items()})
+        kept = {CONTROL + name: np.zeros_like(c) for name, c in common.items()} | local
+        return cls(common, {name: _fitting(CONTROL + name, kept, c) for name, c in common.items()})
 
     def correction(self, place: torch.device) -> Mapping[str, torch.Tensor]:
         """Return c - c_i, which each step adds to its gradients."""

@@ -38,6 +38,7 @@ from undersong.recipes.supervised import (
 )
 from undersong.shared.learning.strategies import SCALE
 from undersong.shared.names import hint
+from undersong.shared.wire.profiles import ABOUT_TRAINING
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,10 @@ class TorchRecipe(SupervisedRecipe):
         if unknown := sorted(own.keys() - (STEPS | LOSSES).keys()):
             raise RecipeError(f"training has no parameter {unknown[0]}{hint(unknown[0], STEPS | LOSSES)}")
         offered = STEPS | (LOSSES if loss is None else {})
-        taken = {name: {**entry, "default": own.get(name, entry["default"])} for name, entry in offered.items()}
+        taken = {
+            name: {**entry, "default": own.get(name, entry["default"]), "$comment": ABOUT_TRAINING}
+            for name, entry in offered.items()
+        }
         of_build = parameters_of(build, 1, STEPS | LOSSES | TASKS) if params is None else dict(params)
         of_encode = {} if encode is None else parameters_of(encode, 1, STEPS | LOSSES | TASKS)
         if odd := [name for name in of_encode if name in of_build and of_build[name] != of_encode[name]]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from undersong.services.coordinator.domain.jobs import LOOK_AGAIN, ClaimNotBroke
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.privacy_plan import PrivacyPlan, plan_of
 from undersong.services.coordinator.domain.sites import consent_of
-from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.peers.registry import Registry
@@ -58,6 +58,7 @@ class StartingVersion:
     digest: Digest
     model_id: ModelId
     trained: DataRef | None = None
+    lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Jobs:
@@ -273,10 +274,12 @@ class Jobs:
         wanted = federation_id if isinstance(federation_id, str) else None
         person.check(Role.SCIENTIST, federation_id=wanted)
         start, problem = await self._starting_version(document, wanted)
-        trained = start.trained if start is not None else None
 
         async def work(tx: Transaction) -> World:
-            return replace(await _world(tx, wanted, problem), trained=trained)
+            world = await _world(tx, wanted, problem)
+            if start is None:
+                return world
+            return replace(world, trained=start.trained, trained_with=await _trained_with(tx, start, document))
 
         world = await self._database.read("job.judge", work)
         statistics = kind_of(document) == "statistics"
@@ -301,7 +304,23 @@ class Jobs:
             return None, "there is no such model version in this federation"
         if version.deleted_at is not None:
             return None, "this model version was deleted"
-        return StartingVersion(version.id, version.content_digest, version.model_id, version.trained), None
+        facts = (version.id, version.content_digest, version.model_id, version.trained, version.lineage)
+        return StartingVersion(*facts), None
+
+
+async def _trained_with(
+    tx: Transaction, start: StartingVersion, document: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return the recipe's parameters in the job that made a version; None where that is not known."""
+    recipe = document.get("recipe")
+    try:
+        job = await JobRepository(tx).get(JobId(str(start.lineage.get("job_id"))))
+    except NotFound:
+        return None
+    known = isinstance(job.spec, JobSpec) and isinstance(recipe, Mapping) and start.lineage.get("kind") != "import"
+    if not known or job.federation_id != document.get("federation_id") or job.spec.recipe.name != recipe.get("name"):
+        return None
+    return job.spec.recipe.params
 
 
 async def _world(tx: Transaction, federation_id: str | None, version_problem: str | None) -> World:

@@ -25,6 +25,10 @@ class Task(StrEnum):
     SUMMARY = "summary"
 
 
+ABOUT_TRAINING: Final = "about training"
+"""The `$comment` of a parameter that changes how a model is trained, and not what the model is."""
+
+
 class RecipeSpec(Document):
     """What a recipe is and takes; `params_schema` is a JSON schema.
 

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from undersong.recipes.catalogue import BUILT_IN, load_recipe, recipe_specs
+from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe, recipe_specs
 from undersong.recipes.protocol import Dataset, Recipe, RecipeError, source_digest
 from undersong.shared.ids import is_digest
 from undersong.shared.learning.metrics import evaluation_layout, layout_length
@@ -88,6 +88,21 @@ def test_an_own_recipe_that_is_none_is_refused(tmp_path: Path, source, says) -> 
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(RecipeError, match=says):
         recipe_specs([tmp_path])
+
+
+def test_code_runs_only_after_its_digest_and_the_bytes_that_have_it(tmp_path: Path) -> None:
+    """A file that is exchanged while it runs is refused, and compiled code beside it is not taken for it."""
+    file, ran = tmp_path / "svm.py", tmp_path / "ran"
+    file.write_text(f"open({str(ran)!r}, 'w').close()\n" + BODY)
+    with pytest.raises(RecipeError, match="not allowed; the policy would need digest"):
+        load_file(file, {"0" * 64})
+    assert not ran.exists()
+    assert load_file(file, {source_digest(file)}).spec.name == "svm"
+    assert ran.exists()
+    assert not (tmp_path / "__pycache__").exists()
+    file.write_text(f"with open({str(file)!r}, 'a') as file: file.write('#')\n" + BODY)
+    with pytest.raises(RecipeError, match="as its digest"):
+        load_file(file, {source_digest(file)})
 
 
 def test_null_changes_nothing() -> None:

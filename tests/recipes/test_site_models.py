@@ -113,6 +113,20 @@ def test_what_is_kept_is_finite_or_nothing_is() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"control_variates": True}, "control.0.weight"),
+        ({"personal_weight": 1.0}, "0.weight"),
+        ({"local_layers": ["0.bias"]}, "0.bias"),
+    ],
+)
+def test_what_is_kept_of_another_model_is_a_sentence(params: dict[str, Any], name: str) -> None:
+    data = replace(SITES[0], local={name: np.zeros((7, 3), np.float32)})
+    with pytest.raises(RecipeError, match="does not fit its model"):
+        TABULAR.train(begin(params), data, params, {}, 0, lambda _: None)
+
+
 def test_layers_of_ones_own_are_trained_kept_and_never_sent() -> None:
     params = {**PARAMS, "model": "mlp", "hidden": [4], "local_layers": ["2"]}
     first = begin(params)

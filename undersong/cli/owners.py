@@ -1,7 +1,10 @@
 """`undersong owner …`: the key by which the owner of a site's data signs what its agent may do."""
 
+import sys
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from warnings import catch_warnings, simplefilter
 
 import typer
 
@@ -49,7 +52,23 @@ def unlock(key: Path | None, passphrase_file: Path | None) -> "OwnerKey":
 def _passphrase(path: Path, file: Path | None) -> bytes:
     if file is not None:
         return read_text(file).rstrip("\n").encode()
-    return str(typer.prompt(f"Passphrase of {path}", hide_input=True, err=True)).encode()
+    return _asked(f"Passphrase of {path}")
+
+
+def _asked(question: str, *, twice: bool = False) -> bytes:
+    """Return what a person types; UndersongError where nobody can: a script without a terminal."""
+    try:
+        with catch_warnings():
+            simplefilter("ignore", GetPassWarning)  # where there is no terminal, which is said below
+            said = typer.prompt(question, hide_input=True, confirmation_prompt=twice, err=True)
+    except typer.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise  # Ctrl-C
+        raise UndersongError(
+            "the passphrase cannot be asked without a terminal",
+            remedy=f"name a file that holds it: --passphrase-file FILE, or {FROM_ENVIRONMENT}",
+        ) from None
+    return str(said).encode()
 
 
 @app.command()
@@ -72,9 +91,7 @@ def init(
         passphrase = (
             _passphrase(path, passphrase_file)
             if passphrase_file is not None
-            else str(
-                typer.prompt("Passphrase of the new key", hide_input=True, confirmation_prompt=True, err=True)
-            ).encode()
+            else _asked("Passphrase of the new key", twice=True)
         )
         if not passphrase:
             raise UndersongError("an empty passphrase", remedy="type one, or use --no-passphrase")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undersong.recipes.agreed import Groups, image_fault, in_agreed_form, rows_by_group, split_groups
-from undersong.recipes.catalogue import BUILT_IN, load_file, load_recipe
+from undersong.recipes.catalogue import BUILT_IN, NotAllowed, load_file, load_recipe
 from undersong.recipes.datasets import BadDataset, DatasetEntry, describe_dataset, load_dataset, read_declarations
 from undersong.recipes.protocol import (
     Context,
@@ -27,7 +27,6 @@ from undersong.recipes.protocol import (
     RecipeError,
     Tensors,
     round_sums,
-    source_digest,
 )
 from undersong.services.agent.runner import rehearsal
 from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, snapshot_file
@@ -151,12 +150,10 @@ class Workshop:
         return found
 
     def _own_recipe(self, path: Path, found: Mapping[str, Recipe]) -> Recipe:
-        digest = source_digest(path)
-        if digest not in self._allowed:
-            raise OrderRefused("policy-recipe", f"not allowed; the policy would need digest: {digest}")
-        recipe = load_file(path)
-        if recipe.spec.digest != digest:
-            raise OrderRefused("recipe-digest", "its spec.digest must be source_digest(Path(__file__))")
+        try:
+            recipe = load_file(path, self._allowed)
+        except NotAllowed as error:
+            raise OrderRefused("policy-recipe", str(error)) from None
         if recipe.spec.name in BUILT_IN or recipe.spec.name in found:
             raise OrderRefused("recipe-name", f"the name {recipe.spec.name} is used twice")
         return recipe

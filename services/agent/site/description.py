@@ -152,7 +152,7 @@ async def look(settings: AgentSettings, policy: Policy | None) -> Description:
     with TemporaryDirectory(prefix="undersong-look-") as folder:
         apart = settings.model_copy(update={"data_dir": Path(folder)})
         snapshots = Snapshots(apart.datasets, apart.data_dir / SNAPSHOTS)
-        await snapshots.refresh()
+        await snapshots.refresh(None if policy is None else policy.datasets)
         runner = make_runner(apart, policy or OPEN_POLICY)
         try:
             found = await runner.describe()

@@ -62,22 +62,80 @@ class QueryRequest:
 
 def take_snapshot(request: QueryRequest) -> int:
     """Write the rows of a query as a Parquet file, in one step, and return how many; raises `NoSnapshot`."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    tables = list(_tables(request))
+    parts: list[_Part] = []
     try:
-        whole = pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        whole = pa.concat_tables([_as_texts(table) for table in tables], promote_options="permissive")
-    part = Path(request.out + ".part")
-    part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        parquet.write_table(whole, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(request.out)
-    return int(whole.num_rows)
+        for table in _tables(request):
+            if not parts or parts[-1].schema != table.schema:
+                parts.append(_Part(Path(f"{request.out}.part{len(parts)}"), table.schema))
+            parts[-1].add(table)
+        for each in parts:
+            each.close()
+        whole = parts[0] if len(parts) == 1 else _joined(parts, Path(f"{request.out}.part"))
+        whole.path.replace(request.out)
+        return sum(each.rows for each in parts)
+    finally:
+        for each in parts:
+            each.path.unlink(missing_ok=True)
+
+
+class _Part:
+    """A Parquet file that rows of one schema are added to, a table at a time; readable for its owner only."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        from pyarrow import parquet
+
+        path.unlink(missing_ok=True)
+        self.path, self.schema, self.rows = path, schema, 0
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self._writer = parquet.ParquetWriter(self._file, schema)
+
+    def add(self, table: pa.Table) -> None:
+        """Write a table of the schema."""
+        self._writer.write_table(table)
+        self.rows += table.num_rows
+
+    def close(self) -> None:
+        """Finish the file, durably."""
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield what was written."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(BATCH):
+                yield pa.Table.from_batches([batch])
+
+
+def _joined(parts: Sequence[_Part], path: Path) -> _Part:
+    """Return one file of parts whose columns have other types: a column of several types holds texts."""
+    import pyarrow as pa
+
+    fields = []
+    for place, name in enumerate(parts[0].schema.names):
+        types = {part.schema.types[place] for part in parts} - {pa.null()}
+        fields.append(pa.field(name, types.pop() if len(types) == 1 else pa.string()))
+    whole = _Part(path, pa.schema(fields))
+    for part in parts:
+        for table in part.tables():
+            columns = [_cast(table.column(place), field.type) for place, field in enumerate(fields)]
+            whole.add(pa.Table.from_arrays(columns, schema=whole.schema))
+    whole.close()
+    return whole
+
+
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    import pyarrow as pa
+
+    if column.type == wanted:
+        return column
+    if column.type == pa.null():
+        return pa.nulls(len(column), wanted)
+    return pa.array([_text(value) for value in column.to_pylist()], wanted)
 
 
 def _tables(request: QueryRequest) -> Iterator[pa.Table]:
@@ -238,14 +296,6 @@ def _text(value: Any) -> str | None:
     if value is None:
         return None
     return format(value, "f") if isinstance(value, decimal.Decimal) and value.is_finite() else str(value)
-
-
-def _as_texts(table: pa.Table) -> pa.Table:
-    """Return a part of a database without types of its own, where another part has other types."""
-    import pyarrow as pa
-
-    columns = {name: [_text(value) for value in table.column(name).to_pylist()] for name in table.column_names}
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def main() -> None:

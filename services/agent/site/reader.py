@@ -38,6 +38,8 @@ RETRY_S: Final = 5.0
 """After this a site that could not be read is read again, whether a file changed or not."""
 MENDED_S: Final = 2.0
 """The same for a changed data file where a data set cannot be read, so that a corrected file is seen soon."""
+QUERY_S: Final = 2.0
+"""How long the agent waits for the rows of a query that it just asked; longer ones are read when they are there."""
 SETTLE_S: Final = 2.0
 """How long a task waits for a file that has just become unreadable."""
 
@@ -54,8 +56,10 @@ class SiteReader:
         self._site: SiteSetup | None = None
         self._profile: SiteProfile | None = None
         self._marks: Marks | None = None
-        self._snapshots = Snapshots(settings.datasets, settings.data_dir / SNAPSHOTS)
         self._worked_at = -math.inf
+        self._snapshots = Snapshots(
+            settings.datasets, settings.data_dir / SNAPSHOTS, lambda: time.monotonic() - self._worked_at > QUIET_S
+        )
         self._data: list[Path] = []  # the files of all data sets
         self._read_at = -math.inf
         self._faulty_at = -math.inf
@@ -104,9 +108,15 @@ class SiteReader:
         A first policy is written only before one was ever read here: a policy that is gone later, as while its owner
         exchanges it or its volume is not mounted, allows nothing.
         """
-        await self._snapshots.refresh(quiet=time.monotonic() - self._worked_at > QUIET_S)
-        if not self.changed():
-            return
+        if self.changed():
+            await self._read_again(who, first=first)
+        if self._site is not None:  # its policy says which queries may be asked
+            await self._snapshots.refresh(self._site.policy.datasets, within_s=QUERY_S)
+            if self._snapshots.news:
+                await self._read_again(who, first=False)
+
+    async def _read_again(self, who: tuple[str, str], *, first: bool) -> None:
+        self._snapshots.told()
         files = [path for paths in data_files(self._settings).values() for path in paths]
         before, fault = Marks.of(self._settings, files), None
         try:
@@ -129,7 +139,7 @@ class SiteReader:
         while.
         """
         marks, age_s = Marks.of(self._settings, self._data), time.monotonic() - self._read_at
-        if self._marks is None or marks.times != self._marks.times:
+        if self._marks is None or marks.times != self._marks.times or self._snapshots.news:
             return True
         if self.fault is not None:
             return age_s >= RETRY_S
@@ -142,7 +152,11 @@ class SiteReader:
         return self._settings.data_dir / "policy-read"
 
     async def close(self) -> None:
-        """End the recipes' children."""
+        """End the recipes' children and the queries that are being asked."""
+        await self._snapshots.close()
+        await self._close_runner()
+
+    async def _close_runner(self) -> None:
         if self._runner is not None:
             await self._runner.close()
 
@@ -150,7 +164,7 @@ class SiteReader:
         settings = self._settings
         policy, zone = load_policy(settings, note=True)
         self._policy_read.touch()
-        await self.close()
+        await self._close_runner()
         runner = self._runner = make_runner(settings, policy)
         await runner.clean()
         self._site, description = await read_site(

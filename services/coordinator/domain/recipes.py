@@ -1,5 +1,6 @@
 """The recipe that a job names: in which form the sites have it, and whether its parameters fit."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,7 +19,7 @@ from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout
 from undersong.shared.learning.strategies import STRATEGIES, params_at_sites
 from undersong.shared.names import hint
 from undersong.shared.wire.columns import Column
-from undersong.shared.wire.profiles import RecipeSpec, Task
+from undersong.shared.wire.profiles import ABOUT_TRAINING, RecipeSpec, Task
 
 _RANGES: Final = "ranges"
 _SET_BY: Final = frozenset(name for one in STRATEGIES.values() for name in one.at_sites(one.defaults))
@@ -64,6 +65,22 @@ def with_strategy(
         )
         return part
     return part.model_copy(update={"params": {**part.params, **given}})
+
+
+def check_trained_with(
+    recipe: RecipeSpec, params: Mapping[str, Any], trained_with: Mapping[str, Any] | None, findings: Findings
+) -> None:
+    """Check that a version is evaluated with the parameters that it was trained with, where these say what it is."""
+    properties = recipe.params_schema.get("properties")
+    if trained_with is None or not isinstance(properties, Mapping):
+        return
+    for name, entry in properties.items():
+        if not isinstance(entry, Mapping) or entry.get("$comment") == ABOUT_TRAINING or name == _RANGES:
+            continue
+        before, now = trained_with.get(name, entry.get("default")), params.get(name, entry.get("default"))
+        if before != now:
+            path = pointer(["recipe", "params", name])
+            findings.error(path, f"the version was trained with {name}: {json.dumps(before)}; give the same")
 
 
 def standardises(recipe: RecipeSpec, params: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from undersong.services.coordinator.domain.protection import check_cohort, check
 from undersong.services.coordinator.domain.recipes import (
     check_params,
     check_ranges,
+    check_trained_with,
     find_recipe,
     standardises,
     with_strategy,
@@ -56,7 +57,8 @@ from undersong.shared.wire.profiles import RecipeSpec, Task
 class World:
     """What a job is judged against. `check_encoding` raises a Refusal where sums have no headroom.
 
-    `trained` is what the version that the job goes on from was trained on, where that is known.
+    `trained` is what the version that the job goes on from was trained on, and `trained_with` its recipe's parameters,
+    where that is known.
     """
 
     federation_known: bool
@@ -66,6 +68,7 @@ class World:
     check_encoding: Callable[[int, JobSpec, PrivacyTerms | None], object]
     version_problem: str | None = None
     trained: DataRef | None = None
+    trained_with: Mapping[str, Any] | None = None
 
 
 class Resolved(parts.Part):
@@ -133,6 +136,8 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
     if data is None:
         return None
     if sound and recipe_part and recipe:
+        if parsed.get("kind") == "evaluate":
+            check_trained_with(recipe, recipe_part.params, world.trained_with, findings)
         check_watched(parsed.get("evaluation"), data, recipe, recipe_part.params, findings)
     holders = holders_of(data.dataset, active, findings)
     able = [site for site in holders if recipe is None or recipe in profile_of(site).recipes]

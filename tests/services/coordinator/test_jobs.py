@@ -156,6 +156,10 @@ async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world
     federation = await world.federation()
     told = profile()
     told["datasets"][0]["parts"] = ["train", "test"]
+    told["recipes"][0]["params_schema"]["properties"] = {
+        "epochs": {"type": "integer", "$comment": "about training"},
+        "model": {"enum": ["logistic", "mlp"], "default": "logistic"},
+    }
     for name in "abc":
         await world.site(federation, name, told)
     path = "/v1/jobs/validations"
@@ -181,6 +185,14 @@ async def test_an_evaluation_names_a_version_and_nothing_of_training(small_world
     found = errors_of(await world.admin.post(path, json=alone | {"kind": "evalute"}))
     assert "evaluate" in found["/kind"]
     assert (await world.admin.post(path, json=alone | {"evaluation": {"part": "all"}})).status_code == 200
+    mlp = {"name": "tabular", "params": {"model": "mlp", "epochs": 3}}
+    job = (await world.admin.post("/v1/jobs", json=document(federation, recipe=mlp))).json()
+    world.neighbours.versions[version]["lineage"] = {"job_id": job["id"]}
+    alone["evaluation"] = {"part": "all"}
+    found = errors_of(await world.admin.post(path, json=alone))
+    assert found == {"/recipe/params/model": 'the version was trained with model: "mlp"; give the same'}
+    same = {"name": "tabular", "params": {"model": "mlp"}}
+    assert (await world.admin.post(path, json=alone | {"recipe": same})).status_code == 200, "epochs do not matter"
     found = errors_of(await world.admin.post(path, json=document(federation, evaluation={"part": "all"})))
     assert "rows that are trained on" in found["/evaluation/part"]
     for wrong in (0, 1, "0.5"):

@@ -157,6 +157,8 @@ def test_an_agent_with_owners_works_only_under_a_signed_policy(
     key, words, run = tmp_path / "owner.pem", tmp_path / "words", CliRunner().invoke
     words.write_text("secret words\n")
     unlocked = ["--key", str(key), "--passphrase-file", str(words)]
+    alone = run(app, ["owner", "init", "--key", str(key)], input="")
+    assert "without a terminal" in str(alone.exception)
     made = run(app, ["owner", "init", *unlocked])
     assert made.exit_code == 0, made.output
     owners = yaml.safe_load(made.stdout[made.stdout.index("owners:") :])["owners"]

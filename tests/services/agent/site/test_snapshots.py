@@ -1,5 +1,6 @@
 """When the rows of a query are taken, and taken again."""
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -40,7 +41,8 @@ class Site:
         made.close()
         (folder / "url").write_text(f"sqlite:///{folder}/d.sqlite")
         self.declare()
-        self.snapshots = Snapshots(self.file, folder / "snapshots")
+        self.quiet = True
+        self.snapshots = Snapshots(self.file, folder / "snapshots", lambda: self.quiet)
 
     def declare(self, query: str = "SELECT x FROM t", **more: Any) -> None:
         entry = {"name": "d", "kind": "sql", "sql": {"url_file": "url", "query": query, **more}}
@@ -48,7 +50,8 @@ class Site:
 
     async def taken(self, *, quiet: bool = True) -> bool:
         before = file_mark(self.rows)
-        await self.snapshots.refresh(quiet=quiet)
+        self.quiet = quiet
+        await self.snapshots.refresh()
         return file_mark(self.rows) not in (None, before)
 
 
@@ -133,3 +136,80 @@ async def test_a_slow_query_that_fails_leaves_most_of_the_time_to_the_site(
         await site.snapshots.refresh()
         now[0] += 1
     assert asked[1] - asked[0] > 75 * 10
+
+
+async def test_a_query_that_hangs_holds_up_nothing_and_the_site_is_read_again_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, over, asked = Site(tmp_path), asyncio.Event(), module._asked
+    other = {"name": "slow", "kind": "sql", "sql": {"url_file": "url", "query": "SELECT 2 AS x"}}
+    declared = yaml.safe_load(site.file.read_text())["datasets"]
+    site.file.write_text(yaml.safe_dump({"datasets": [other, *declared]}))
+
+    async def hanging(request: QueryRequest) -> dict[str, Any]:
+        if "2 AS x" in request.query:
+            await over.wait()
+        return await asked(request)
+
+    monkeypatch.setattr(module, "_asked", hanging)
+    await site.snapshots.refresh(within_s=0.05)
+    assert site.rows.exists()
+    assert site.snapshots.news
+    site.snapshots.told()
+    assert "is being asked" in site.snapshots.reasons({"slow": "no rows"})["slow"]
+    await site.snapshots.refresh(within_s=0.05)
+    assert not site.snapshots.news, "it is asked once"
+    over.set()
+    await asyncio.gather(*(task for _, task in site.snapshots._running.values()))
+    assert site.snapshots.news
+    assert snapshot_file(tmp_path / "snapshots", "slow").exists()
+
+
+async def test_a_query_is_ended_with_the_agent_or_when_it_is_declared_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, ended = Site(tmp_path), []
+
+    async def hanging(request: QueryRequest) -> dict[str, Any]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request.query)
+        return {}
+
+    monkeypatch.setattr(module, "_asked", hanging)
+    await site.snapshots.refresh(within_s=0.01)
+    site.declare("SELECT 7 AS x")
+    await site.snapshots.refresh(within_s=0.01)
+    assert ended == ["SELECT x FROM t"]
+    await site.snapshots.close()
+    assert ended == ["SELECT x FROM t", "SELECT 7 AS x"]
+
+
+async def test_what_the_policy_does_not_name_is_neither_asked_nor_kept(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.snapshots.refresh([])
+    assert not site.rows.exists()
+    assert "policy does not name" in site.snapshots.reasons({"d": "no rows"})["d"]
+    await site.snapshots.refresh(["d"])
+    assert site.rows.exists()
+    await site.snapshots.refresh([])
+    assert not list((tmp_path / "snapshots").iterdir())
+
+
+async def test_new_rows_do_not_take_the_place_of_those_that_a_job_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, asked = Site(tmp_path), module._asked
+    site.declare(refresh_s=60)
+    assert await site.taken()
+    os.utime(site.rows, (time.time() - 61,) * 2)
+
+    async def while_a_task_comes(request: QueryRequest) -> dict[str, Any]:
+        site.quiet = False
+        return await asked(request)
+
+    monkeypatch.setattr(module, "_asked", while_a_task_comes)
+    assert not await site.taken()
+    monkeypatch.setattr(module, "_asked", asked)
+    assert await site.taken(), "they are asked for again"
