@@ -17,7 +17,7 @@ DOCUMENT = ROOT / "docs" / "licences.md"
 SHIPPED = "embedded"  # the extra that holds every service, the agent and the embedded platform
 ALLOWED = frozenset({
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "ISC", "LGPL-3.0-only", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0", "Python-2.0", "Unlicense", "Zlib",
+    "ISC", "LGPL-3.0-only", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Python-2.0", "Unlicense", "Zlib",
 })  # fmt: skip
 SAID_OTHERWISE = {  # what packages say that do not name an SPDX identifier
     "MIT License": "MIT",

@@ -56,7 +56,7 @@ def _passphrase(path: Path, file: Path | None) -> bytes:
 
 
 def _asked(question: str, *, twice: bool = False) -> bytes:
-    """Return what a person types; UndersongError where nobody can: a script without a terminal."""
+    """Return what a person types; UndersongError without a terminal, as in a script."""
     try:
         with catch_warnings():
             simplefilter("ignore", GetPassWarning)  # where there is no terminal, which is said below
