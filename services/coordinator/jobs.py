@@ -317,8 +317,9 @@ async def _trained_with(
         job = await JobRepository(tx).get(JobId(str(start.lineage.get("job_id"))))
     except NotFound:
         return None
-    known = isinstance(job.spec, JobSpec) and isinstance(recipe, Mapping) and start.lineage.get("kind") != "import"
-    if not known or job.federation_id != document.get("federation_id") or job.spec.recipe.name != recipe.get("name"):
+    if not isinstance(job.spec, JobSpec) or not isinstance(recipe, Mapping) or start.lineage.get("kind") == "import":
+        return None
+    if job.federation_id != document.get("federation_id") or job.spec.recipe.name != recipe.get("name"):
         return None
     return job.spec.recipe.params
 
