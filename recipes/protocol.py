@@ -134,6 +134,9 @@ class GrowingRecipe(Protocol):
     def sums(self, data: Dataset, params: Params, context: Context, seed: int) -> npt.NDArray[np.float64]:
         """Return sums over the training rows, float64[m], as `context` asks, m the same at every site."""
 
+    def grow(self, data: Dataset, params: Params, rounds: int) -> Model:
+        """Return the model that grows of one data set's training rows alone."""
+
 
 @runtime_checkable
 class Recipe(Protocol):

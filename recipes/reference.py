@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from undersong.recipes.protocol import TRAINING_ROUND, Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.recipes.protocol import TRAINING_ROUND, Dataset, GrowingRecipe, Params, Recipe, RecipeError, Tensors
 from undersong.shared.learning.metrics import evaluation_layout, metrics_of
 
 Scores = dict[str, float]
@@ -34,6 +34,8 @@ def train_in_one_place(recipe: Recipe, data: Dataset, params: Params, *, rounds:
     """Return the recipe's own course without a federation: statistics, version 0, then `rounds` times local
     training.
     """
+    if recipe.spec.grows is not None and isinstance(recipe, GrowingRecipe):
+        return recipe.grow(data, params, rounds).tensors
     context = {"statistics": list(recipe.statistics(data, params, seed))} if recipe.spec.statistics else {}
     model = recipe.initial(data.shape, params, context, seed).tensors
     for number in range(rounds):

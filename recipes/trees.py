@@ -77,6 +77,13 @@ class TreesRecipe:
             raise RecipeError(refusal.detail) from refusal
         return np.concatenate([[float(secrets.randbits(_SALT_BITS)) for _ in range(SALT)], found])
 
+    def grow(self, data: Dataset, params: Params, rounds: int) -> Model:
+        """Return the trees of this data set's training rows alone, of so many rounds."""
+        growth: Growth | Trees = Growth(data.columns, options_of(params), rounds, data.label_name or "", {})
+        while isinstance(growth, Growth):
+            growth = growth.take(self.sums(data, params, growth.context, 0).tolist())
+        return self.initial(data.shape, params, growth.to_context(), 0)
+
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """Return the trees that the rounds of sums led to, as a model."""
         try:

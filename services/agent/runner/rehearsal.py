@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from undersong.recipes.protocol import TRAINING_ROUND, Dataset, Params, Recipe, RecipeError, Tensors
+from undersong.recipes.protocol import TRAINING_ROUND, Dataset, GrowingRecipe, Params, Recipe, RecipeError, Tensors
 from undersong.shared.learning import safetensors
 from undersong.shared.learning.tensors import Model
 
@@ -46,6 +46,8 @@ def run_course(recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress
     """Return a model trained on this data set alone, as long as the audited one was."""
     params, seed, rounds = order["params"], int(order["seed"]), int(order["rounds"])
     context = dict(order["context"])
+    if recipe.spec.grows is not None and isinstance(recipe, GrowingRecipe):
+        return recipe.grow(data, params, rounds)
     if recipe.spec.statistics:
         context["statistics"] = list(recipe.statistics(data, params, seed))
     model = recipe.initial(data.shape, params, context, seed)

@@ -19,6 +19,7 @@ from undersong.client.types import Round
 from undersong.errors import UndersongError
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.protocol import Column, Dataset, RecipeError
+from undersong.recipes.reference import train_in_one_place
 from undersong.services.coordinator.views.jobs import JobView
 from undersong.shared.learning.metrics import metrics_of
 from undersong.shared.learning.tensors import load
@@ -427,6 +428,8 @@ def test_trees_of_many_clients_are_those_of_all_rows_in_one_place(tmp_path: Path
     sums = recipe.evaluate(found, whole, asked["recipe"]["params"], {})
     assert metrics_of("binary", sums)["accuracy"] == ((said >= 0.5) == whole.label[whole.test]).mean()
     assert made.job.progress["trained"] == 4
+    alone = train_in_one_place(recipe, whole, asked["recipe"]["params"], rounds=4)
+    assert np.array_equal(alone["trees.values"], found["trees.values"])
     with pytest.raises(RecipeError, match="no column d; did you mean"):
         recipe.predict(found, {"d": [1.0]}, {})
     with pytest.raises(RecipeError, match="other outputs"):
