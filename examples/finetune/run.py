@@ -17,6 +17,7 @@ from make_data import write
 
 from undersong.local import Platform
 from undersong.recipes.protocol import source_digest
+from undersong.shared.learning.tensors import load
 
 HERE: Final = Path(__file__).resolve().parent
 RECIPE: Final = HERE / "sentences.py"
@@ -47,10 +48,10 @@ def run(folder: Path, rounds: int, rows: int) -> None:
             if round_.metrics:
                 said = ", ".join(f"{name} {round_.metrics[name]:.3f}" for name in ("loss", "auc", "accuracy"))
                 sys.stdout.write(f"round {round_.number}: {said}\n")
-        version = client.versions(done.model_id or "")[0]
-        size = client.download(version.id, folder / "model.safetensors").stat().st_size
-        sent = sum(int(tensor["size"]) for tensor in version.tensors if tensor["role"] != "fixed")
-        sys.stdout.write(f"each site sends {sent:,} numbers; the model's file has {size:,} bytes\n")
+        version, file = client.versions(done.model_id or "")[0], folder / "model.safetensors"
+        client.download(version.id, file)
+    sent, size = load(file.read_bytes()).schema.length, file.stat().st_size
+    sys.stdout.write(f"each site sends {sent:,} numbers; the model's file has {size:,} bytes\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -49,3 +49,12 @@ def test_four_sites_train_adapters_over_one_base(tmp_path: Path) -> None:
     assert all("lora" in name or name.startswith("head.") for name in sent)
     assert {spec.name for spec in model.schema.tensors} - sent == {"frozen.sha256"}
     assert model.schema.length == 74_113
+
+
+@pytest.mark.process
+def test_the_command_of_the_readme_runs_on_a_whole_platform() -> None:
+    command = [sys.executable, str(EXAMPLE / "run.py"), "--rounds", "1", "--rows", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "round 1: loss" in done.stdout
+    assert "each site sends 74,113 numbers" in done.stdout
