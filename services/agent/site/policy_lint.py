@@ -155,7 +155,7 @@ def _shared(file: PolicyFile, lines: Lines, same_files: Mapping[str, frozenset[s
             continue
         told.add(group)
         others = ", ".join(sorted(group - {name}))
-        said = f"it reads a file that {others} reads too: a round on any of them is spent of the budgets of all"
+        said = f"it reads a file of other data sets ({others}): a round on any of them is spent of the budgets of all"
         at = _line(lines, ["datasets", name])
         yield Finding("weak", at, f"datasets.{name}", said, "give them one budget, or declare the rows once")
 
