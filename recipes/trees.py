@@ -41,7 +41,7 @@ from undersong.shared.statistics.trees import Bins, Trees, check_trees, trees_of
 from undersong.shared.wire.profiles import RecipeSpec, Task
 
 _HERE: Final = Path(__file__).parent
-_FILES: Final = ("trees.py", *READING)
+_FILES: Final = ("trees.py", "training.py", *READING)
 _SALT_BITS: Final = 40
 _BORDERS: Final = "trees.borders"
 _SIZES: Final = "trees.border_counts"
