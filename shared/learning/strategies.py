@@ -26,6 +26,7 @@ from pydantic import JsonValue
 from undersong.shared.documents import pointer
 from undersong.shared.errors import FieldError, Invalid
 from undersong.shared.learning import safetensors
+from undersong.shared.learning.robust import KRUM, MEDIAN, TRIMMED_MEAN, Rule
 from undersong.shared.names import hint
 
 Vector = npt.NDArray[np.float32]
@@ -58,6 +59,8 @@ class Strategy:
 
     at_sites: the parameters of the recipe that it sets, from its own. rescale: the factor of the mean change, from the
     ratio of the mean of the sites' numbers to the scale that they knew. opens: what is opened beside the mean change.
+    rule: what takes the place of the mean, from single updates. rests_on_norms: whether it promises that no update is
+    larger than the clip norm, so that the engine has to prove it.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Strategy:
     at_sites: Callable[[Mapping[str, float]], dict[str, JsonValue]] = lambda _: {}
     rescale: Callable[[float], float] | None = None
     opens: str = "nothing"
+    rule: Rule | None = None
+    rests_on_norms: bool = False
 
     def step(
         self, previous: Master, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
@@ -180,6 +185,21 @@ def no_scale(strategy: str) -> str:
     )
 
 
+def robust_rule(name: str) -> Rule | None:
+    """Return the rule that takes the place of the mean under a strategy; None for a mean, or an unknown name."""
+    strategy = STRATEGIES.get(name)
+    return None if strategy is None else strategy.rule
+
+
+def combined(name: str, updates: npt.NDArray[np.float32], params: Mapping[str, object]) -> Vector:
+    """Return what a strategy's rule makes of single updates float32[n, d]; raises `StrategyUnknown`."""
+    strategy = strategy_named(name)
+    rule, settings = strategy.rule, strategy.settings(params)
+    if rule is None or len(updates) < rule.least(settings):
+        raise StrategyUnknown(f"strategy {name} makes nothing of {len(updates)} updates")
+    return rule.combine(updates, settings)
+
+
 def params_at_sites(name: str, params: Mapping[str, object]) -> dict[str, JsonValue]:
     """Return the parameters of the recipe that a strategy sets; none for one that is unknown or refuses its own."""
     try:
@@ -245,14 +265,22 @@ def _allowed(name: str, value: float) -> bool:
     return math.isfinite(value) and PARAMETERS[name].allows(value)
 
 
+def _whole(value: float) -> bool:
+    return 1 <= value <= 1000 and value.is_integer()
+
+
 PARAMETERS: Final[Mapping[str, Parameter]] = {
     "eta": Parameter(lambda x: 0 < x <= 1000, "0 < x <= 1000", "The server's learning rate"),
     "momentum": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Share of the last step that is added to the next"),
     "beta_1": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of changes"),
     "beta_2": Parameter(lambda x: 0 <= x < 1, "0 <= x < 1", "Decay of the mean of squared changes"),
     "tau": Parameter(lambda x: 0 < x <= 1, "0 < x <= 1", "Degree of adaptivity: smaller adapts more"),
+    "trim": Parameter(lambda x: 0.01 <= x < 0.5, "0.01 <= x < 0.5", "Share left out at either end of each coordinate"),
+    "attackers": Parameter(_whole, "whole numbers from 1 to 1000", "How many sites may send what they like"),
+    "kept": Parameter(_whole, "whole numbers from 1 to 1000", "How many updates the mean is taken of"),
     "q": Parameter(lambda x: 0 <= x <= 10, "0 <= x <= 10", "How much sites of larger loss count for more; 0: fedavg"),
 }
+_EACH: Final = "each update, to the aggregator"
 _MASTERS: Final = "undersong.masters"
 _ADAPTIVE: Final = {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
 _MOMENTS: Final = ("m", "v")
@@ -290,6 +318,35 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
             at_sites=lambda p: {"scaled_by": "loss", "fairness": p["q"]},
             rescale=lambda ratio: 1 / ratio,
             opens="the mean over sites of the step's divisor, which follows from losses and norms",
+        ),
+        Strategy(
+            "bounded_mean",
+            "The mean change of updates whose norm is proved to be within update.clip_norm.",
+            {"eta": 1.0},
+            (),
+            _fedavg,
+            rests_on_norms=True,
+        ),
+        Strategy(
+            "median", "The median of each coordinate over sites.", {"eta": 1.0}, (), _fedavg, opens=_EACH, rule=MEDIAN
+        ),
+        Strategy(
+            "trimmed_mean",
+            "The mean of each coordinate without its largest and smallest values.",
+            {"eta": 1.0, "trim": 0.2},
+            (),
+            _fedavg,
+            opens=_EACH,
+            rule=TRIMMED_MEAN,
+        ),
+        Strategy(
+            "krum",
+            "The mean of the updates that lie closest to most others.",
+            {"eta": 1.0, "attackers": 1.0, "kept": 1.0},
+            (),
+            _fedavg,
+            opens=_EACH,
+            rule=KRUM,
         ),
     )
 }

@@ -17,6 +17,7 @@ from undersong.recipes.datasets import DatasetEntry, load_dataset
 from undersong.recipes.protocol import Dataset, Tensors
 from undersong.shared.fields.sums import add_field, centred
 from undersong.shared.ids import SiteId
+from undersong.shared.learning.strategies import combined
 from undersong.shared.learning.tensors import Model, difference, flatten, save, unflatten
 from undersong.shared.secagg.payload import opened_train, train_payload
 from undersong.shared.secagg.quantise import plan_encoding, plan_norm, unpack
@@ -147,6 +148,26 @@ def test_under_twoserver_it_is_refused_and_the_model_learns(
     assert federation.accuracy(model) > 0.8
 
 
+@pytest.mark.parametrize(("name", "learns"), [("median", True), ("fedavg", False)])
+def test_under_sealed_the_median_of_single_updates_learns_where_the_mean_does_not(
+    federation: Federation, name: str, learns: bool
+) -> None:
+    encoding = plan_encoding(summands=5, max_weight=1, clip_norm=CLIP, bound_value=None, modulus_bits=32)
+    asked = manifest(engine="sealed", encoding=encoding, cohort=SITES, target=5)
+    model = federation.first.tensors
+    for number in range(ROUNDS if learns else 2):
+        payloads, deltas = [], federation.trained(model, number)
+        poisoned = federation.boosted(asked, deltas.pop(SITES[-1]))
+        for delta in deltas.values():
+            payloads.append(train_payload(asked, delta, examples=1, loss=0.5, key=os.urandom(32)))
+        words = [unpack(payload.data, 32) for payload in (*payloads, poisoned)]
+        mean = opened_train(asked, np.sum(words, axis=0, dtype=np.uint32), 5).mean
+        if learns:
+            mean = combined(name, np.stack([opened_train(asked, each, 1).mean for each in words]), {})
+        model = federation.moved(model, mean)
+    assert (federation.accuracy(model) > 0.8) == learns
+
+
 def checked(servers: SplitScheme, site: SplitScheme, vector: Integers) -> list[np.ndarray]:
     """Both servers' out shares of what the site made of a vector; VdafRejected."""
     key, nonce = os.urandom(32), os.urandom(16)
@@ -167,4 +188,5 @@ def test_the_docs_picture_and_numbers_are_those_of_one_run() -> None:
     assert honest[0] == ruined[0] == kept[0], "one first version"
     assert max(ruined[1:]) < 0.3
     assert abs(kept[-1] - honest[-1]) < 0.05
+    assert abs(curves[module("run").MEDIAN][-1] - honest[-1]) < 0.1
     assert set(measured["poisoner_under_twoserver"]) == {"vdaf-rejected"}

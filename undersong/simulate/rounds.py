@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,8 +17,10 @@ from undersong.shared.errors import Refusal
 from undersong.shared.ids import RoundId, VersionId, digest_of
 from undersong.shared.learning.metrics import curves_of, metrics_of
 from undersong.shared.learning.steps import next_model
+from undersong.shared.learning.strategies import combined, robust_rule
 from undersong.shared.learning.tensors import load
 from undersong.shared.secagg.payload import opened_sums
+from undersong.shared.secagg.quantise import Decoded
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.simulate.checkpoints import Checkpoint, Folder
 from undersong.simulate.clients import Chunk, ChunkSum, ClientFault, chunks_of
@@ -46,12 +48,15 @@ class Sums:
     loss: float = 0.0
     clipped: int = 0
     faults: tuple[ClientFault, ...] = ()
+    singles: list[ChunkSum] = field(default_factory=list)
 
-    def take(self, answer: ChunkSum) -> None:
-        """Add an answer."""
+    def take(self, answer: ChunkSum, *, compares: bool = False) -> None:
+        """Add an answer; keep it, too, where it is that of one client and all are compared."""
         self.faults += answer.faults
         if answer.total is None:
             return
+        if compares:
+            self.singles.append(replace(answer, total=answer.total.copy()))
         self.total = answer.total if self.total is None else np.add(self.total, answer.total, out=self.total)
         self.count, self.weight = self.count + answer.count, self.weight + answer.weight
         self.loss, self.clipped = self.loss + answer.loss, self.clipped + answer.clipped
@@ -175,14 +180,15 @@ class Course:
         return self._conditions.drop if step.kind in (RoundKind.TRAIN, RoundKind.STATISTICS) else 0.0
 
     def _sums(self, manifest: RoundManifest, clients: list[int]) -> Sums:
-        chunks = chunks_of(clients)
+        compares = manifest.kind is RoundKind.TRAIN and robust_rule(manifest.strategy.name) is not None
+        chunks = [Chunk((client,)) for client in clients] if compares else chunks_of(clients)
         if manifest.kind is RoundKind.EVALUATE:
             count = int(self._rows.data.test.size)
             chunks = [Chunk(start=at, stop=min(count, at + TEST_ROWS)) for at in range(0, count, TEST_ROWS)]
         sums, done = Sums(), self.job.progress.trained
         self._executor.prepare(manifest, self._model if manifest.model is not None else None)
         for place, answer in enumerate(self._executor.run(chunks)):
-            sums.take(answer)
+            sums.take(answer, compares=compares)
             if manifest.kind is RoundKind.TRAIN:
                 self._report((done + (place + 1) / len(chunks)) / self.spec.rounds)
         return sums
@@ -211,7 +217,10 @@ class Course:
             manifest, self._conditions, base.schema.length, self._rows.population.count, rule_of(self.job).seed
         )
         try:
-            opened = opened_mean(asked, sums.total, sums.count, sums.weight, sums.loss, sums.clipped)
+            opened = _opened(asked, sums)
+            if sums.singles:
+                updates = np.stack([_opened(asked, one).mean for one in sums.singles])
+                opened = replace(opened, mean=combined(manifest.strategy.name, updates, manifest.strategy.params))
             made = next_model(
                 base,
                 self._strategy,
@@ -245,6 +254,10 @@ class Course:
         (code, detail), count = Counter((fault.code, fault.detail) for fault in faults).most_common(1)[0]
         said = f"all {len(faults)} clients failed in round {step.task}; {count} with {code}: {detail}"
         return UndersongError(said, remedy="correct the recipe, its parameters or the data")
+
+
+def _opened(asked: Mean, sums: Sums | ChunkSum) -> Decoded:
+    return opened_mean(asked, sums.total, sums.count, sums.weight, sums.loss, sums.clipped)
 
 
 def _told(manifest: RoundManifest, step: Step, began: datetime) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from undersong.services.aggregator.domain.refusals import BodyLost
 from undersong.services.aggregator.repository.contributions import Contribution
 from undersong.shared.errors import Refusal
 from undersong.shared.ids import Digest
+from undersong.shared.learning.strategies import robust_rule
 from undersong.shared.learning.tensors import Model, load
 from undersong.shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
 from undersong.shared.secagg.engines import engine_named
@@ -28,7 +29,10 @@ from undersong.shared.wire.updates import UpdateHeader
 
 @dataclass(slots=True)
 class Folding:
-    """What a worker holds of a round: the sum (or, of an initialise round, the first model) and who is in it."""
+    """What a worker holds of a round: the sum (or, of an initialise round, the first model) and who is in it.
+
+    singles: the words of each update, by contribution, where the round's strategy compares them.
+    """
 
     manifest: RoundManifest
     secret: bytes
@@ -38,6 +42,7 @@ class Folding:
     model_of: int | None = None
     length: int | None = None
     shares: Mapping[int, bytes] = field(default_factory=dict)
+    singles: dict[int, ModVector] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
@@ -69,7 +74,7 @@ class Folding:
         if header.kind is RoundKind.INITIALISE:
             self._take_model(contribution, self._blocks(header, path, offset))
         else:
-            self._sum(header, path, offset)
+            self._sum(header, path, offset, contribution.id)
 
     def take_in(self, ids: Collection[int], partial: ModVector) -> None:
         """Add the sum of these contributions, which another worker has folded; ValueError when one is in it already.
@@ -95,22 +100,37 @@ class Folding:
         return self.engine.server.unmask_sum(self.server_round, total)
 
     @property
+    def compares(self) -> bool:
+        """Whether the round's strategy compares single updates, and the engine lets the aggregator see them."""
+        return (
+            self.manifest.kind is RoundKind.TRAIN
+            and not self._hidden
+            and robust_rule(self.manifest.strategy.name) is not None
+        )
+
+    @property
     def _hidden(self) -> bool:
         return not self.engine.facts.sees_updates
 
-    def _sum(self, header: UpdateHeader, path: Path, offset: int) -> None:
+    def _sum(self, header: UpdateHeader, path: Path, offset: int, contribution: int) -> None:
         if self.total is None:
             length = self.engine.server.sum_length(self.manifest, header)
             self.total = self._empty_sum(header.modulus_bits, length)
+
+        kept = bytearray()
 
         def blocks() -> Iterator[memoryview]:
             plain = self._blocks(header, path, offset)
             encoding = self.manifest.encoding
             if self._hidden or encoding is None:
                 return plain
-            return checked(plain, header, encoding, slack=noise_reach(self.manifest, coordinates_of(header), 1))
+            kept.clear()
+            seen = copied(plain, kept) if self.compares else plain
+            return checked(seen, header, encoding, slack=noise_reach(self.manifest, coordinates_of(header), 1))
 
         self.total.fold(blocks)
+        if self.compares:
+            self.singles[contribution] = unpack(kept, header.modulus_bits)
 
     def _empty_sum(self, modulus_bits: int, length: int) -> RunningSum:
         return RunningSum(modulus_bits, length, modulus=self.engine.server.modulus(self.manifest))
@@ -158,6 +178,13 @@ def _check_intact(path: Path, digest: Digest) -> None:
 def coordinates_of(header: UpdateHeader) -> int:
     """Return how many words of an update are no tail."""
     return header.length - (TAIL_LENGTH if header.kind is RoundKind.TRAIN else 0)
+
+
+def copied(blocks: Iterator[memoryview], kept: bytearray) -> Iterator[memoryview]:
+    """Yield the same blocks, and add their bytes to `kept`."""
+    for block in blocks:
+        kept += block
+        yield block
 
 
 def checked(

@@ -87,9 +87,11 @@ class RoundParts:
         self._min_updates, self._min_bytes = min_updates, min_bytes
 
     def worth(self, stored: Stored, folding: Folding, waiting: Sequence[Contribution]) -> bool:
-        """Return whether so much waits that sharing it may save time. A first model is no sum, and is not shared."""
+        """Return whether so much waits that sharing it may save time. A first model is no sum, and is not shared;
+        nor are updates that the round compares.
+        """
         encoding = folding.manifest.encoding
-        if len(waiting) < self._min_updates or encoding is None or stored.length is None:
+        if len(waiting) < self._min_updates or encoding is None or stored.length is None or folding.compares:
             return False
         return len(waiting) * stored.length * encoding.modulus_bits // 8 >= self._min_bytes
 

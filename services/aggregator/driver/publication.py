@@ -7,9 +7,10 @@ asked), finish (-> published). Everything in between is deterministic, so a step
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import structlog
 
 from undersong.services.aggregator.contributions.folding import Folding
@@ -30,12 +31,12 @@ from undersong.shared.identity.enrol import IdentityKeeper
 from undersong.shared.ids import Digest, RoundId, VersionId, digest_of
 from undersong.shared.learning import safetensors
 from undersong.shared.learning.steps import next_model
-from undersong.shared.learning.strategies import StrategyUnknown
+from undersong.shared.learning.strategies import StrategyUnknown, combined, robust_rule
 from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, load, save
 from undersong.shared.privacy.clipping import next_clip
 from undersong.shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from undersong.shared.secagg.payload import opened_sums, opened_train
-from undersong.shared.secagg.quantise import ModVector, OutOfRange, pack
+from undersong.shared.secagg.quantise import Floats, ModVector, OutOfRange, pack
 from undersong.shared.telemetry.metrics import DAMAGED_BLOBS
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.manifest import RoundKind, RoundManifest, version_statement
@@ -285,6 +286,8 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
         raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
     decoded = opened_train(manifest, total, stored.round.got)
     del total  # of a large model it is as large as the mean
+    if robust_rule(manifest.strategy.name) is not None:
+        decoded = replace(decoded, mean=_compared(manifest, list(folding.singles.values()), stored.round.got))
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
     made = next_model(
         base.model,
@@ -306,6 +309,16 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
         clipping=clipping,
     )
     return ComputedRound(result, made.content, made.state, schema.length, loss, evidence, clipping)
+
+
+def _compared(manifest: RoundManifest, singles: Sequence[ModVector], count: int) -> Floats:
+    """Return what takes the place of the mean, from each update on its own; raises `StrategyUnknown`."""
+    if len(singles) != count:
+        raise StrategyUnknown(
+            f"strategy {manifest.strategy.name} compares {count} updates, and {len(singles)} were seen"
+        )
+    updates = np.stack([opened_train(manifest, words, 1).mean for words in singles])
+    return combined(manifest.strategy.name, updates, manifest.strategy.params)
 
 
 def _clipping(manifest: RoundManifest, within: float | None) -> dict[str, float] | None:

@@ -12,6 +12,7 @@ from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.turns import settle_turns
 from undersong.shared.errors import Invalid, Refusal
+from undersong.shared.learning.strategies import robust_rule
 from undersong.shared.privacy import toeplitz
 from undersong.shared.privacy.accounting import epsilon_of, noise_for, noise_until
 from undersong.shared.privacy.clipping import MOST_SHARE_NOISE, bit_noise
@@ -104,6 +105,17 @@ def settle_terms(
     return terms
 
 
+def _check_rule(asked: parts.PrivacyPart, strategy: parts.StrategyPart | None, findings: Findings) -> None:
+    """Check that noise on the sum is not promised where no sum is taken."""
+    if strategy is None or robust_rule(strategy.name) is None or asked.model not in ("server", "distributed"):
+        return
+    findings.error(
+        "/strategy/name",
+        f"with privacy.model {asked.model} the noise is on the sum of all updates, and {strategy.name} takes none: "
+        "take fedavg, or privacy.model local or record",
+    )
+
+
 def check_training(
     asked: parts.PrivacyPart | None,
     strategy: parts.StrategyPart | None,
@@ -114,6 +126,7 @@ def check_training(
     """Check that a private training job's other parts are as its noise needs them; what of the job stays exact."""
     if asked is None or not asked.noisy:
         return
+    _check_rule(asked, strategy, findings)
     if strategy is not None and strategy.weighting != "equal":
         findings.error(
             "/strategy/weighting", "with noise every site weighs the same, or its weight would tell: set it to equal"

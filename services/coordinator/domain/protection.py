@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.sites import SiteFacts
+from undersong.shared.learning.strategies import STRATEGIES, Strategy, StrategyUnknown
 from undersong.shared.names import hint
 from undersong.shared.secagg.engines import names_of
 from undersong.shared.secagg.facts import EngineFacts
@@ -64,6 +65,57 @@ def check_proved(
     if update is not None and update.clip_norm is None and facts.proves_norm:
         findings.warn(
             "/update/clip_norm", f"{engine} proves an L2 norm: without clip_norm it is update.bound, {update.bound:g}"
+        )
+
+
+def check_rule(
+    engine: str | None,
+    strategy: parts.StrategyPart | None,
+    cohort: parts.CohortPart | None,
+    update: parts.UpdatePart | None,
+    engines: Mapping[str, EngineFacts],
+    findings: Findings,
+) -> None:
+    """Check that a strategy against poisoned updates sees, or has proved, what it rests on, and of enough sites."""
+    chosen = STRATEGIES.get(strategy.name) if strategy is not None else None
+    if strategy is None or chosen is None or engine not in engines:
+        return
+    facts = engines[engine]
+    seeing = [each for each in engines.values() if each.sees_updates]
+    proving = [each for each in engines.values() if each.proves_norm]
+    if chosen.rests_on_norms and not facts.proves_norm:
+        findings.error(
+            "/strategy/name",
+            f"{chosen.name} rests on a proof of each update's norm, and with {engine} there is none: name "
+            f"{names_of(proving)}",
+        )
+    if chosen.rests_on_norms and update is not None and update.clip_norm is None:
+        findings.error("/update/clip_norm", f"{chosen.name} needs the limit of an update's norm: give it")
+    if chosen.rule is None:
+        return
+    if not facts.sees_updates:
+        told = "; ".join(f"{each.name}, with which {each.wording.seen_by}" for each in seeing)
+        findings.error(
+            "/strategy/name",
+            f"{chosen.name} compares single updates, and with {engine} nobody sees one: it is offered by {told}. Where "
+            f"updates stay hidden, bounded_mean with {names_of(proving)} limits what each can do",
+        )
+    if strategy.weighting != "equal":
+        findings.warn("/strategy/weighting", f"{chosen.name} counts every site the same, whatever its examples")
+    _check_enough(chosen, strategy, cohort, findings)
+
+
+def _check_enough(
+    chosen: Strategy, strategy: parts.StrategyPart, cohort: parts.CohortPart | None, findings: Findings
+) -> None:
+    """Check that even the smallest cohort is large enough for a rule."""
+    try:
+        settings = chosen.settings(strategy.params)
+    except StrategyUnknown:
+        return  # said elsewhere
+    if chosen.rule is not None and cohort is not None and cohort.min < (least := chosen.rule.least(settings)):
+        findings.error(
+            "/cohort/min", f"{chosen.name} with these parameters needs {least} sites a round: {chosen.rule.why}"
         )
 
 

@@ -20,7 +20,7 @@ from undersong.services.coordinator.domain.findings import Findings, parse_field
 from undersong.services.coordinator.domain.growing import check_growth
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
-from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved
+from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved, check_rule
 from undersong.services.coordinator.domain.recipes import (
     check_params,
     check_ranges,
@@ -175,6 +175,7 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) ->
     check_protection(parsed.get("cohort"), parsed.get("engine"), world.engines, findings)
     strategy: parts.StrategyPart | None = parsed.get("strategy")
     check_proved(parsed.get("engine"), strategy, parsed.get("update"), world.engines, findings)
+    check_rule(parsed.get("engine"), strategy, parsed.get("cohort"), parsed.get("update"), world.engines, findings)
     if strategy is not None:
         try:
             world.check_strategy(strategy.name, strategy.params)

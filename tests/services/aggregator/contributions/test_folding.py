@@ -88,6 +88,31 @@ def test_any_order_with_bad_bodies_in_between(bits: int, data: st.DataObject) ->
         assert (folding.total, folding.folded) == (None, set())
 
 
+def test_single_updates_are_kept_where_the_strategy_compares_them_and_only_there(tmp_path: Path) -> None:
+    for name in ("fedavg", "median"):
+        manifest = manifest_of(32).model_copy(update={"strategy": StrategyRef(name=name)})
+        engine = engine_named("sealed")
+        opened = engine.server.open(manifest)
+        folding, sent = Folding(manifest, opened.secret), {}
+        for at in range(4):
+            delta = np.random.default_rng(at).normal(size=60_000).astype(np.float32)  # more than one sealed chunk
+            payload = train_payload(manifest, delta, examples=2, loss=1.0, key=secrets.token_bytes(32))
+            sent[at] = np.frombuffer(bytes(payload.data), np.uint32)
+            client_round = ClientRound(manifest, SITES[at], opened.public)
+            body = bytearray(b"".join(bytes(p) for p in engine.client.upload(client_round, b"", None, payload)[1]))
+            body[-1] ^= at == 3
+            (tmp_path / str(at)).write_bytes(body)
+            contribution = Contribution(at, SITES[at], Digest("0" * 64), None, None)
+            if at == 3:
+                with pytest.raises(Refusal):
+                    folding.add(contribution, tmp_path / str(at))
+                continue
+            folding.add(contribution, tmp_path / str(at))
+        assert folding.compares == (name == "median")
+        assert sorted(folding.singles) == ([0, 1, 2] if name == "median" else [])
+        assert all(np.array_equal(words, sent[at]) for at, words in folding.singles.items())
+
+
 def test_noise_of_the_sites_own_is_no_fault_and_what_noise_cannot_be_is(tmp_path: Path) -> None:
     """The aggregator sees each update: it is refused only beyond what a draw can add to the bound."""
     terms = PrivacyTerms(

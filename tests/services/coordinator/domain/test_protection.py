@@ -1,0 +1,70 @@
+"""A strategy against poisoned updates: refused where the engine neither shows nor proves what it rests on."""
+
+from typing import Any
+
+import pytest
+
+from tests.services.coordinator.domain.test_recipes import document
+from tests.services.coordinator.domain.test_validation_names import WORLD
+from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.validation import judge
+from undersong.shared.learning.strategies import STRATEGIES
+from undersong.shared.secagg.engines import ENGINES
+
+
+def asked(name: str, engine: str, params: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    strategy = {"name": name, "params": params or {}, "weighting": "equal"}
+    return {**document(strategy), "engine": engine, "update": {"clip_norm": 1.0}, "cohort": {"min": 3}, **more}
+
+
+def faults(job: dict[str, Any]) -> dict[str, str]:
+    try:
+        judge(job, WORLD)
+    except JobInvalid as refused:
+        return {fault.path: fault.message for fault in refused.errors}
+    return {}
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_facts_of_the_engine_decide_and_the_sentence_names_one_that_offers_it(name: str, engine: str) -> None:
+    """Whatever engines there are: by what they see and prove, not by their names."""
+    strategy, facts = STRATEGIES[name], ENGINES[engine]
+    said = faults(asked(name, engine)).get("/strategy/name")
+    if strategy.rule is not None and not facts.sees_updates:
+        assert said is not None
+        assert "nobody sees one" in said
+        assert any(each.name in said and each.wording.seen_by in said for each in ENGINES.values() if each.sees_updates)
+    elif strategy.rests_on_norms and not facts.proves_norm:
+        assert said is not None
+        assert any(each.name in said for each in ENGINES.values() if each.proves_norm)
+    else:
+        assert said is None
+
+
+@pytest.mark.parametrize(
+    ("job", "path", "said"),
+    [
+        (asked("krum", "sealed"), "/cohort/min", "needs 5 sites a round"),
+        (asked("krum", "sealed", {"attackers": 2}), "/cohort/min", "needs 7 sites"),
+        (asked("trimmed_mean", "sealed", {"trim": 0.25}), "/cohort/min", "needs 4 sites a round: of fewer"),
+        (asked("trimmed_mean", "sealed", {"trim": 0.5}), "/strategy/params/trim", "x < 0.5"),
+        (asked("krum", "sealed", {"attackrs": 1}), "/strategy/params/attackrs", "did you mean 'attackers'"),
+        (asked("medin", "sealed"), "/strategy/name", "did you mean 'median'"),
+        (asked("bounded_mean", "twoserver", update={}), "/update/clip_norm", "give it"),
+        (
+            asked("median", "sealed", privacy={"model": "distributed", "epsilon": 4.0}),
+            "/strategy/name",
+            "the noise is on the sum of all updates",
+        ),
+    ],
+)
+def test_too_few_sites_wrong_numbers_and_noise_on_a_sum_are_refused(job: dict[str, Any], path: str, said: str) -> None:
+    assert said in faults(job)[path]
+
+
+def test_what_a_rule_can_keep_is_taken_and_says_that_sites_count_the_same() -> None:
+    assert not faults(asked("median", "sealed"))
+    assert not faults(asked("bounded_mean", "twoserver"))
+    by_examples = {**asked("median", "sealed"), "strategy": {"name": "median"}}
+    assert any("counts every site the same" in warning.message for warning in judge(by_examples, WORLD).warnings)
