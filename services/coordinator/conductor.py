@@ -235,6 +235,7 @@ class Conductor:
             values=values,
             metrics=metrics,
             within=None if result.clipping is None else result.clipping.within,
+            loss=result.loss if kind is RoundKind.TRAIN else None,
         )
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
         shown = result.model_dump(mode="json", exclude={"values"})

@@ -97,6 +97,11 @@ def rule_of(job: Job) -> CohortRule:
 def _check(spec: JobSpec, resolved: Resolved, clients: Population, conditions: Conditions) -> None:
     """Check what depends on all clients, and not on those that a job is judged against; raises a Refusal."""
     terms, asked = resolved.privacy, spec.cohort
+    if asked.enough is not None:
+        raise ConditionsInvalid(
+            "which clients are slow is not simulated, so no round ends before all have answered",
+            remedy="leave cohort.enough out, and give --drop",
+        )
     if resolved.group is not None:
         raise ConditionsInvalid("metrics by group are not simulated", remedy="leave evaluation.by out")
     if spec.evaluation.sites:

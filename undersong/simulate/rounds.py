@@ -160,8 +160,11 @@ class Course:
         if few and (step.kind is RoundKind.STATISTICS or not (tossed or step.kind is RoundKind.EVALUATE)):
             self.job = self.job.setback("quorum", _now())
             return told | {"phase": "failed", "reason": "quorum", "got": sums.count, "finished_at": _now().isoformat()}
+        before = self._model
         outcome, result = self._outcome(manifest, sums)
         self.job = self.job.advanced(step.kind, step.number, outcome, _now())
+        if self.job.progress.diverged:
+            self._model = before
         metrics = dict(outcome.metrics) if step.kind is RoundKind.EVALUATE else None
         ended = {"phase": "published", "got": outcome.count if asked else 0, "finished_at": _now().isoformat()}
         return told | ended | {"result": result, "metrics": metrics}
@@ -236,7 +239,7 @@ class Course:
         self._strategy = made.state
         facts = {"weight": opened.weight, "loss": opened.loss, "clipped": opened.clipped}
         outcome, told = self._published(made.content, sums.count, {**facts, "vector_length": base.schema.length})
-        return replace(outcome, within=opened.within), told
+        return replace(outcome, within=opened.within, loss=opened.loss), told
 
     def _published(self, content: bytes, count: int, facts: dict[str, Any]) -> tuple[RoundOutcome, dict[str, Any]]:
         self._model = content

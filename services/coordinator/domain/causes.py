@@ -72,6 +72,10 @@ _FAULTS: Final = {
 _REASONS: Final = {
     "completed": "All rounds are done.",
     "early-stop": "The metric stopped improving, as the job asked.",
+    "diverged": "Training diverged: a round's loss was more than 1000 times that of the first round, or more than "
+    "can be told. The job keeps the "
+    "version from which that round began. Lower the learning rate, or limit steps (clip_gradient) or updates "
+    "(update.clip_norm).",
     "dealer-at-fault": "A site dealt shares that do not open its masks, so the sum could not be opened.",
     "noise-rows-spent": "All rows of the job's correlated noise were given, or may have been: submit it as a new job.",
     "noise-row-taken": "The aggregator has given the round's row of the job's correlated noise to another sum.",

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from undersong.services.coordinator.domain.findings import Findings
-from undersong.services.coordinator.domain.spec import DataPart, EvaluationPart
+from undersong.services.coordinator.domain.spec import CohortPart, DataPart, EvaluationPart
 from undersong.shared.learning.metrics import (
     BETTER_BELOW,
     COUNTS,
@@ -125,6 +125,12 @@ def check_rows(
         )
 
 
+def check_no_enough(cohort: CohortPart | None, found: Findings) -> None:
+    """Check that a job without rounds of training does not say when they end."""
+    if cohort is not None and cohort.enough is not None:
+        found.error("/cohort/enough", "ends rounds of training, and this job has none: leave it out")
+
+
 def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Findings) -> None:
     """Check that the document has the fields of its kind: rounds to train, or a version to evaluate."""
     kind = parsed.get("kind")
@@ -142,6 +148,7 @@ def check_kind(document: Mapping[str, Any], parsed: Mapping[str, Any], found: Fi
         if document.get(name):
             found.error(f"/{name}", "is for jobs that train, and this one only evaluates: leave it out")
     data, evaluation = parsed.get("data"), parsed.get("evaluation")
+    check_no_enough(parsed.get("cohort"), found)
     if data is not None and data.fold is not None:
         found.error("/data/fold", "is for jobs that train, and this one only evaluates: leave it out")
     for name in ("every", "early_stop"):

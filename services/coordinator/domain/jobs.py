@@ -61,7 +61,8 @@ class ClaimNotBroken(Conflict):
 class RoundOutcome:
     """What the aggregator published for a round: a model version or sums, over `count` sites.
 
-    within: the noisy share of updates that were within the round's clip norm, where that moves.
+    within: the noisy share of updates that were within the round's clip norm, where that moves. loss: the sites' mean
+    loss in a round of training, where it is opened.
     """
 
     count: int
@@ -70,6 +71,7 @@ class RoundOutcome:
     values: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     within: float | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,9 @@ class Job:
         if outcome.version_id is None or outcome.digest is None:
             raise ValueError("a round that trains publishes a version")
         if kind is RoundKind.TRAIN:
-            done = replace(done, trained=number, clip_norm=self._next_clip(outcome.within))
+            done = replace(done, trained=number, clip_norm=self._next_clip(outcome.within)).lost(outcome.loss)
+            if done.diverged:  # the version that the round began from stays the job's
+                return replace(job, progress=done)
         return replace(
             job,
             version_id=outcome.version_id,

@@ -113,7 +113,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         encoding=_encoding(step.kind, summands, spec, job),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
-        target=size,
+        target=_target(size, spec) if step.kind is RoundKind.TRAIN else size,
         strategy=StrategyRef(name=spec.strategy.name, params=spec.strategy.params),
         seed=derive_seed(spec.cohort.seed, step.task),
         deadline_s=settled.deadline_s,
@@ -125,6 +125,11 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         noise_row=row,
         **_form(job, step.kind),
     )
+
+
+def _target(size: int, spec: JobSpec) -> int:
+    """Return after how many updates a round of training ends: those that are enough, else all."""
+    return size if spec.cohort.enough is None else min(size, max(spec.cohort.min, spec.cohort.enough))
 
 
 def _data(job: Job, spec: JobSpec, kind: RoundKind) -> DataRef:

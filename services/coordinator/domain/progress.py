@@ -17,6 +17,12 @@ _FIRST_REST: Final = timedelta(seconds=2)
 _LONGEST_REST: Final = timedelta(minutes=2)
 
 
+DIVERGED_TIMES: Final = 1000.0
+"""A loss so many times that of the first round is no setback of training any more."""
+_LEAST_LOSS: Final = 1e-3  # updates say their loss in thousandths,
+_MOST_LOSS: Final = 1e6  # and this is about the largest that they can say
+
+
 class JobState(StrEnum):
     """The state of a job. `paused` lets the round in flight finish and plans no other."""
 
@@ -63,7 +69,8 @@ class Progress:
     that of the next round of training where rounds have moved it.
     `settled` counts the steps that no site will be asked again: done ones, and ones whose sites had begun to open the
     sum when the round failed. It is the number that manifests carry, the same in every attempt at a step.
-    `beside` are those of them that trained nothing.
+    `beside` are those of them that trained nothing. `first_loss` is the first round's loss, where it is opened;
+    `diverged`: a later one was beyond all measure, and its version is not gone on with.
     """
 
     statistics_done: bool = False
@@ -79,6 +86,17 @@ class Progress:
     unable: Mapping[SiteId, str] = field(default_factory=dict)
     clip_norm: float | None = None
     beside: int = 0
+    first_loss: float | None = None
+    diverged: bool = False
+
+    def lost(self, loss: float | None) -> "Progress":
+        """Take in the loss of a round of training; None where it is not opened."""
+        if loss is None:
+            return self
+        if self.first_loss is None:
+            return replace(self, first_loss=loss)
+        limit = max(min(DIVERGED_TIMES * max(self.first_loss, _LEAST_LOSS), _MOST_LOSS), self.first_loss)
+        return replace(self, diverged=loss > limit)
 
     def settle(self, kind: RoundKind) -> "Progress":
         """Return the progress after the step, which no site will be asked again; its failures are forgotten."""
@@ -149,6 +167,8 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
     """Return the round to plan now, or the job's end or pause."""
     # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
     # sites answer a (kind, number, attempt) once.
+    if progress.diverged:
+        return Finished(JobState.FAILED, "diverged")
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
         return Stalled(last_failure or "round-failed")
     attempt = progress.failures + 1

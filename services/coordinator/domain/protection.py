@@ -31,6 +31,10 @@ def check_protection(
     if cohort is not None:
         if cohort.max is not None and cohort.max < cohort.min:
             findings.error("/cohort/max", f"must not be less than min, which is {cohort.min}")
+        if cohort.enough is not None and cohort.enough < cohort.min:
+            findings.error("/cohort/enough", f"must not be less than min, which is {cohort.min}")
+        if cohort.enough is not None and cohort.max is not None and cohort.enough > cohort.max:
+            findings.error("/cohort/enough", f"must not be more than max, which is {cohort.max}")
         if cohort.min < parts.MIN_COHORT and not cohort.allow_small:
             findings.error(
                 "/cohort/min",

@@ -113,6 +113,14 @@ class CohortPart(Part):
     max: int | None = Field(
         default=None, ge=1, le=100_000, strict=True, description="The most sites asked in a round; without it all"
     )
+    enough: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        strict=True,
+        description="A round of training ends once so many sites' updates have come, and leaves out those that are "
+        "still on their way; without it the round waits for all, at most until its deadline",
+    )
     fraction: float = Field(
         default=1.0, gt=0, le=1, strict=True, description="The share of the eligible sites asked in a round"
     )

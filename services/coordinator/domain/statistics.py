@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from undersong.services.coordinator.domain import spec as parts
 from undersong.services.coordinator.domain.columns import agreed_column, all_categories, check_listed, declared_columns
+from undersong.services.coordinator.domain.evaluation import check_no_enough
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
 from undersong.services.coordinator.domain.privacy import Protected, settle_terms
 from undersong.services.coordinator.domain.protection import check_cohort, check_protection
@@ -59,6 +60,7 @@ def judge_statistics(document: Mapping[str, Any], world: World) -> ValidJob:
     if not world.federation_known and "federation_id" in parsed:
         findings.error("/federation_id", "there is no such federation")
     check_protection(parsed.get("cohort"), parsed.get("engine"), world.engines, findings)
+    check_no_enough(parsed.get("cohort"), findings)
     if parsed.get("min_cell") == 1:
         findings.warn("/min_cell", "a count of one is shown as it is: it may be one person")
     resolved = _resolve(parsed, queries, world, findings)

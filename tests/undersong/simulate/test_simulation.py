@@ -21,6 +21,7 @@ from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.protocol import Column, Dataset, RecipeError
 from undersong.recipes.reference import train_in_one_place
 from undersong.services.coordinator.views.jobs import JobView
+from undersong.shared.ids import digest_of
 from undersong.shared.learning.metrics import metrics_of
 from undersong.shared.learning.tensors import load
 from undersong.shared.privacy.accounting import epsilon_of
@@ -397,6 +398,21 @@ def test_refused_in_a_sentence(tmp_path: Path, changes: dict[str, Any], conditio
     assert ("--recipe FILE" in (refused.value.remedy or "")) == (changes.get("recipe") == {"name": "slop"})
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_grows_ends_the_job_with_the_version_before(tmp_path: Path) -> None:
+    x, _ = rows()
+    columns = tuple(Column(name=name, type="number") for name in "abc")
+    data = Dataset("made", columns, x, x @ [1.0, -2.0, 0.5], np.arange(180), np.arange(180, ROWS), "price")
+    steep = {"task": "regression", "learning_rate": 0.9, "batch_size": 0, "epochs": 10}
+    asked = job(recipe={"name": "tabular", "params": steep}, strategy={"name": "fedavg"}, update={"bound": 1e6})
+    made = simulate(asked | {"data": {"dataset": "made"}}, data, out=tmp_path / "run", clients=4, workers=0)
+    trained = [round_ for round_ in made.rounds if round_.kind == "train"]
+    assert (made.job.state, made.job.reason) == ("failed", "diverged")
+    assert len(trained) < 5
+    assert made.job.version_id == (trained[-2].result or {})["version_id"]
+    assert digest_of(made.model.read_bytes()) == (trained[-2].result or {})["digest"]
+    assert "Lower the learning rate" in (made.job.explanation or "")
 
 
 def test_a_diverging_model_and_a_dead_worker_end_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,29 @@ def test_early_stop_ends_a_job_that_no_longer_improves() -> None:
     """With a constant score and a patience of 2, the third evaluation is the last."""
     plan = Plan(rounds=10, statistics=False, evaluate_every=1, early_stop=EarlyStop("auc", "max", 2))
     assert run(plan)[-2:] == ["evaluate3", "succeeded:early-stop"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        ([0.7, 0.6, 699.0], False),
+        ([0.7, 0.6, 701.0], True),
+        ([0.0, 0.9], False),
+        ([0.0, 1.1], True),
+        ([136_000.0, 900_000.0], False),
+        ([136_000.0, 1_073_741.824], True),
+        ([1_073_741.824, 1_073_741.824], False),  # a loss in other units, of which nothing can be said
+        ([-5.0, -4.0], False),
+        ([None, None, 3.0, None, 4.0], False),
+        ([None, 3.0, 4000.0], True),
+    ],
+)
+def test_a_loss_beyond_all_measure_ends_the_job(losses: list[float | None], diverged: bool) -> None:
+    progress = Progress(has_model=True)
+    for loss in losses:
+        progress = progress.lost(loss)
+    ends = next_step(Plan(rounds=9, statistics=False), progress)
+    assert (ends == Finished(JobState.FAILED, "diverged")) == diverged
 
 
 def test_a_step_that_keeps_failing_pauses_the_job_with_the_last_reason() -> None:

@@ -63,6 +63,14 @@ def test_too_few_sites_wrong_numbers_and_noise_on_a_sum_are_refused(job: dict[st
     assert said in faults(job)[path]
 
 
+@pytest.mark.parametrize(
+    ("cohort", "said"),
+    [({"min": 3, "enough": 2}, "less than min, which is 3"), ({"min": 3, "max": 4, "enough": 5}, "more than max")],
+)
+def test_enough_lies_between_the_fewest_and_the_most(cohort: dict[str, int], said: str) -> None:
+    assert said in faults(asked("fedavg", "pairwise", cohort=cohort))["/cohort/enough"]
+
+
 def test_what_a_rule_can_keep_is_taken_and_says_that_sites_count_the_same() -> None:
     assert not faults(asked("median", "sealed"))
     assert not faults(asked("bounded_mean", "twoserver"))
