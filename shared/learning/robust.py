@@ -19,7 +19,7 @@ _BLOCK: Final = 65_536  # coordinates that are sorted at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RobustRule:
     """A rule, how many sites it needs at least, and why."""
 
     combine: Callable[[Vector, Params], Vector]
@@ -69,8 +69,10 @@ def _square_distances(updates: Vector, one: Vector) -> npt.NDArray[np.float64]:
     return found
 
 
-MEDIAN: Final = Rule(median, lambda _: 3, "a median of two is their mean")
-TRIMMED_MEAN: Final = Rule(trimmed_mean, lambda p: math.ceil(1 / p["trim"] - 1e-9), "of fewer sites it leaves out none")
-KRUM: Final = Rule(
+MEDIAN: Final = RobustRule(median, lambda _: 3, "a median of two is their mean")
+TRIMMED_MEAN: Final = RobustRule(
+    trimmed_mean, lambda p: math.ceil(1 / p["trim"] - 1e-9), "of fewer sites it leaves out none"
+)
+KRUM: Final = RobustRule(
     krum, lambda p: 2 * int(p["attackers"]) + 3, "it withstands that many attackers among twice as many and three"
 )

@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from undersong.shared.documents import pointer
 from undersong.shared.errors import FieldError, Invalid
 from undersong.shared.learning import safetensors
-from undersong.shared.learning.robust import KRUM, MEDIAN, TRIMMED_MEAN, Rule
+from undersong.shared.learning.robust import KRUM, MEDIAN, TRIMMED_MEAN, RobustRule
 from undersong.shared.names import hint
 
 Vector = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ class Strategy:
     at_sites: Callable[[Mapping[str, float]], dict[str, JsonValue]] = lambda _: {}
     rescale: Callable[[float], float] | None = None
     opens: str = "nothing"
-    rule: Rule | None = None
+    rule: RobustRule | None = None
     rests_on_norms: bool = False
 
     def step(
@@ -185,7 +185,7 @@ def no_scale(strategy: str) -> str:
     )
 
 
-def robust_rule(name: str) -> Rule | None:
+def robust_rule(name: str) -> RobustRule | None:
     """Return the rule that takes the place of the mean under a strategy; None for a mean, or an unknown name."""
     strategy = STRATEGIES.get(name)
     return None if strategy is None else strategy.rule
