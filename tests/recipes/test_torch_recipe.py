@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from undersong.recipe import ModelShape, Recipe, RecordNoise, TorchRecipe
-from undersong.recipes.catalogue import load_file
+from undersong.recipes.catalogue import load_file, load_recipe
 from undersong.recipes.protocol import Dataset, RecipeError
 from undersong.recipes.reference import score, train_in_one_place
+from undersong.shared.learning.metrics import metrics_of
 from undersong.shared.learning.tensors import TensorRole, difference, load, save
 from undersong.shared.wire.privacy import RECORD_NOISE
 from undersong.shared.wire.profiles import Column
@@ -230,3 +231,18 @@ def test_a_loss_for_each_row_and_a_diverging_one_are_sentences() -> None:
         recipe().train(model, made(), {"width": 9}, {}, 0, lambda _: None)
     with pytest.raises(RecipeError, match="no training rows"):
         recipe().train(model, replace(made(), train=np.arange(0)), {}, {}, 0, lambda _: None)
+
+
+def test_a_class_that_is_absent_at_a_site_is_learnt_from_the_others() -> None:
+    """A site with two classes of three trains on what it has, and its evaluation counts all three."""
+    random = np.random.default_rng(0)
+    x, tabular, params = random.normal(size=(90, 2)), load_recipe("tabular"), {"task": "multiclass", "classes": 3}
+    y = (x[:, 0] > 0).astype(float)
+    columns = (Column(name="a", type="number"), Column(name="b", type="number"))
+    data = Dataset("d", columns, x, y, np.arange(60), np.arange(60, 90), "y")
+    sums = {"statistics": list(tabular.statistics(data, params, 0))}
+    model = tabular.initial(data.shape, params, sums, 0)
+    made = tabular.train(model.tensors, data, params | {"epochs": 5}, sums, 0, lambda _: None)
+    found = tabular.evaluate(made.tensors, data, params, sums)
+    assert found[0] == 30
+    assert metrics_of("multiclass:3", found)["balanced_accuracy"] > 0.8
