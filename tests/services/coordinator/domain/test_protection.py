@@ -33,7 +33,7 @@ def test_facts_of_the_engine_decide_and_the_sentence_names_one_that_offers_it(na
     said = faults(asked(name, engine)).get("/strategy/name")
     if strategy.rule is not None and not facts.sees_updates:
         assert said is not None
-        assert "nobody sees one" in said
+        assert "no party sees one" in said
         assert any(each.name in said and each.wording.seen_by in said for each in ENGINES.values() if each.sees_updates)
     elif strategy.rests_on_norms and not facts.proves_norm:
         assert said is not None
