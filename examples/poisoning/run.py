@@ -78,7 +78,7 @@ class Attacked(Platform):
         self.halt(f"agent.{name}")
         config = SiteFolder(self.home / "sites" / name).config
         command = [sys.executable, str(HERE / "cheat.py"), "--config", str(config)]
-        self._start(f"agent.{name}", command, {**base_environment(), "OMP_NUM_THREADS": "1"})
+        self._start(f"agent.{name}", command, {**base_environment(), "OMP_NUM_THREADS": "1"}, forked=False)
 
 
 class Experiment:

@@ -101,8 +101,8 @@ def check_rule(
         told = "; ".join(f"{each.name}, with which {each.wording.seen_by}" for each in seeing)
         findings.error(
             "/strategy/name",
-            f"{chosen.name} compares single updates, and with {engine} no party sees one: it is offered by {told}. Where "
-            f"updates stay hidden, bounded_mean with {names_of(proving)} limits what each can do",
+            f"{chosen.name} compares single updates, and with {engine} no party sees one: it is offered by {told}. "
+            f"Where updates stay hidden, bounded_mean with {names_of(proving)} limits what each can do",
         )
     if strategy.weighting != "equal":
         findings.warn("/strategy/weighting", f"{chosen.name} counts every site the same, whatever its examples")
