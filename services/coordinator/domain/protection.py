@@ -82,7 +82,7 @@ def check_rule(
 ) -> None:
     """Check that a strategy against poisoned updates sees, or has proved, what it rests on, and of enough sites."""
     chosen = STRATEGIES.get(strategy.name) if strategy is not None else None
-    if strategy is None or chosen is None or engine not in engines:
+    if strategy is None or chosen is None or engine is None or engine not in engines:
         return
     facts = engines[engine]
     seeing = [each for each in engines.values() if each.sees_updates]
