@@ -18,7 +18,7 @@ from tests.effort import also
 from tests.pace import Deadline
 from undersong.cli import app
 from undersong.cli.common import waits
-from undersong.cli.ledger_heads import Comparison, LedgerOwner, proven_heads, told_in, unlike_told
+from undersong.cli.ledger_heads import LedgerComparison, LedgerOwner, proven_heads, told_in, unlike_told
 from undersong.client import ApiError, Client
 from undersong.client.types import Job
 from undersong.errors import StartError
@@ -182,7 +182,7 @@ def expect_ledgers_in_sheet(platform: Platform, job: Job) -> None:
         ledger = Ledger(state.store, LedgerMark(settings.high_water))
         (chain, _), secret = ledger.look(), ledger.secret()
         state.close()
-        assert unlike_told(chain, secret, told) == Comparison([], [])
+        assert unlike_told(chain, secret, told) == LedgerComparison([], [])
         assert chain.hashes[told.heads[-1].lines]
         assert unlike_told(Chain(), secret, told).faults != []
 

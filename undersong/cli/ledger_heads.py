@@ -71,19 +71,19 @@ def told_in(file: Path, holder: LedgerOwner) -> Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class LedgerComparison:
     """What a ledger does not keep of what others were told: what nothing explains, and what its adoptions explain."""
 
     faults: list[str]
     adopted: list[str]
 
 
-def unlike_told(chain: "Chain", secret: bytes | None, told: Told) -> Comparison:
+def unlike_told(chain: "Chain", secret: bytes | None, told: Told) -> LedgerComparison:
     """Return in what a ledger is not the one of which others were told."""
     from undersong.shared.transparency.ledger_heads import Adoption, compare_heads
 
     if told.heads and secret is None:
-        return Comparison(
+        return LedgerComparison(
             ["heads of it are in the log, and it holds no secret of any: it is another ledger, or was begun anew"], []
         )
     adoptions = [Adoption(line.seq, line.number) for line in chain.adopted]
@@ -96,7 +96,7 @@ def unlike_told(chain: "Chain", secret: bytes | None, told: Told) -> Comparison:
     for each in unlike:
         if each.adoption is not None:
             of.setdefault(each.adoption.line, []).append(each.head.lines)
-    return Comparison(faults, [_adopted(lines[line], counts) for line, counts in sorted(of.items())])
+    return LedgerComparison(faults, [_adopted(lines[line], counts) for line, counts in sorted(of.items())])
 
 
 def _without_round(chain: "Chain", told: Told, round_id: str) -> Iterator[str]:
