@@ -14,23 +14,7 @@ Fault = tuple[tuple[str | int, ...], str]
 
 def entry_faults(entry: DatasetEntry) -> Iterator[Fault]:
     """Yield what is wrong with an entry beyond its form: files, columns, and every name that refers to one."""
-    if (entry.kind in ("none", "sql")) != (entry.path is None):
-        yield (
-            ("path",),
-            f"a data set of kind {entry.kind} has no path" if entry.path else "names no file: path is missing",
-        )
-    if (entry.kind == "sql") != (entry.sql is not None):
-        yield ("sql",), "a data set of kind sql names its query here" if entry.kind == "sql" else "is for kind sql"
-    if entry.kind == "sql" and entry.split.by == "file":
-        yield ("split", "by"), "the rows of a query are in no other file: divide them by column, time or hash"
-    plain = entry.kind in ("jsonl", "lines") and entry.csv == CsvOptions(encoding=entry.csv.encoding)
-    if entry.kind != "csv" and entry.csv != CsvOptions() and not plain:
-        yield (
-            ("csv",),
-            f"these options are for kind csv (encoding also for jsonl and lines), and this is {entry.kind}",
-        )
-    if entry.kind != "npz" and entry.channel_axis != "first":
-        yield ("channel_axis",), f"images are in kind npz, and this one is {entry.kind}"
+    yield from _kind_faults(entry)
     for place, column in enumerate(entry.columns):
         yield from ((("columns", place, *path), text) for path, text in _column_faults(entry, place, column))
     names = [column.name for column in entry.columns]
@@ -47,11 +31,45 @@ def entry_faults(entry: DatasetEntry) -> Iterator[Fault]:
     yield from _value_faults(entry)
 
 
+def _kind_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """Yield files and options that are not of the entry's kind."""
+    if (entry.kind in ("none", "sql")) != (entry.path is None):
+        yield (
+            ("path",),
+            f"a data set of kind {entry.kind} has no path" if entry.path else "names no file: path is missing",
+        )
+    if (entry.kind == "sql") != (entry.sql is not None):
+        yield ("sql",), "a data set of kind sql names its query here" if entry.kind == "sql" else "is for kind sql"
+    if entry.kind == "sql" and entry.split.by == "file":
+        yield ("split", "by"), "the rows of a query are in no other file: divide them by column, time or hash"
+    plain = entry.kind in ("jsonl", "lines") and entry.csv == CsvOptions(encoding=entry.csv.encoding)
+    if entry.kind not in ("csv", "images") and entry.csv != CsvOptions() and not plain:
+        yield (
+            ("csv",),
+            f"these options are for kind csv and images (encoding also for jsonl and lines), and this is {entry.kind}",
+        )
+    if entry.kind != "npz" and entry.channel_axis != "first":
+        yield ("channel_axis",), f"is for arrays of kind npz, and this one is {entry.kind}"
+    yield from _image_faults(entry)
+
+
+def _image_faults(entry: DatasetEntry) -> Iterator[Fault]:
+    """Yield what images of a folder cannot be read by."""
+    pictures = [column.name for column in entry.columns if column.type == "image"]
+    if (entry.kind == "images") != (entry.images is not None):
+        said = "says here where its images are, and of what size"
+        yield ("images",), f"a data set of kind images {said}" if entry.kind == "images" else "is for kind images"
+    if entry.kind == "images" and len(pictures) != 1:
+        yield ("columns",), "one column of type image holds the names of the files"
+    if entry.kind == "images" and set(pictures) & {*entry.values, *entry.read}:
+        yield ("columns",), f"{pictures[0]} holds files, which neither replace another nor decide about rows"
+
+
 def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iterator[Fault]:
     if column.name in [other.name for other in entry.columns[:place]]:
         yield ("name",), f"the column {column.name} is declared twice"
-    if column.type == "image" and entry.kind != "npz":
-        yield ("type",), f"column {column.name}: images are in kind npz, and this one is {entry.kind}"
+    if column.type == "image" and entry.kind not in ("npz", "images"):
+        yield ("type",), f"column {column.name}: images are in kinds npz and images, and this one is {entry.kind}"
     levels = column.categories or ()
     if (column.type == "category") != bool(levels):
         said = "is a category and must list its categories" if column.type == "category" else "is no category"
@@ -78,7 +96,7 @@ def _references(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]:
         for name in getattr(entry, part):
             if name in types and types[name] not in allowed:
                 yield (part, name), f"column {name} is a {types[name]} column; this is for {' and '.join(allowed)}"
-    if entry.kind == "csv" and entry.csv.names:
+    if entry.kind in ("csv", "images") and entry.csv.names:
         yield from _absent_names(entry, in_file)
 
 

@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 SOURCES: Final = (
-    "checks.py", "datasets.py", "declaration.py", "entry.py", "files.py", "hints.py", "options.py", "reading.py",
-    "records.py", "splits.py", "values.py", "windows.py",
+    "checks.py", "datasets.py", "declaration.py", "entry.py", "files.py", "hints.py", "options.py", "pictures.py",
+    "reading.py", "records.py", "splits.py", "values.py", "windows.py",
 )  # fmt: skip
 """The files whose code decides what a recipe gets to see: part of each recipe's digest."""
 

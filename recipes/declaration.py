@@ -119,6 +119,8 @@ def _placed(entry: DatasetEntry, folder: Path) -> DatasetEntry:
         part: folder / value for part in ("path", "mock") if (value := getattr(entry, part)) is not None
     }
     others = {f"{part}_file": folder / value for part, value in entry.split.files.items()}
+    if entry.images is not None:
+        paths["images"] = entry.images.model_copy(update={"folder": folder / entry.images.folder})
     if entry.sql is not None:
         paths["sql"] = entry.sql.model_copy(update={"url_file": folder / entry.sql.url_file})
     return entry.model_copy(update={**paths, "split": entry.split.model_copy(update=others)})

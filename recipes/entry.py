@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from undersong.recipes.options import (
     CsvOptions,
+    ImageOptions,
     Limit,
     Name,
     OptionsForm,
@@ -50,7 +51,7 @@ class ColumnEntry(OptionsForm):
 
     name: Name = Field(description="The column's name in the file")
     type: Literal["number", "category", "image", "text"] = Field(
-        description="What the column holds; images need `kind: npz`, and built-in recipes use no texts"
+        description="What the column holds; images need `kind: npz` or `images`, and built-in recipes use no texts"
     )
     categories: tuple[Text, ...] | None = Field(default=None, description="A category column's categories, in order")
     channels: tuple[Name, ...] | None = Field(default=None, description="Names of an image's channels, in order")
@@ -60,9 +61,10 @@ class DatasetEntry(OptionsForm):
     """One entry of ``datasets.yaml``."""
 
     name: Name = Field(description="The name by which jobs ask for the data set")
-    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "sql", "none"] = Field(
+    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "images", "sql", "none"] = Field(
         description="Form of the file; csv, `jsonl` (a JSON object in each line) and `lines` (of plain text) may be "
-        "packed by gzip; `sql`: rows of a query; `none`: no rows, for recipes that need none"
+        "packed by gzip; `images`: a CSV file that names an image's file in each row; `sql`: "
+        "rows of a query; `none`: no rows, for recipes that need none"
     )
     path: Annotated[Path | None, BeforeValidator(maybe)] = Field(
         default=None, description="The file, absolute or relative to the folder of datasets.yaml"
@@ -74,6 +76,7 @@ class DatasetEntry(OptionsForm):
         default=(), description="The columns that jobs may use; the file may have more"
     )
     sql: SqlOptions | None = Field(default=None, description="The query of a data set of kind sql")
+    images: ImageOptions | None = Field(default=None, description="The images of a data set of kind images")
     csv: CsvOptions = Field(default=CsvOptions(), description="How a CSV file is written")
     missing: dict[Text, Texts] = Field(
         default_factory=dict, description="Per column, or `*` for all, the texts that stand for a missing value"
@@ -116,7 +119,8 @@ class DatasetEntry(OptionsForm):
     @property
     def sources(self) -> tuple[Path, ...]:
         """What is read of the site's disk, for those who open it to a recipe."""
-        return tuple(self.files().values())
+        folder = () if self.images is None else (self.images.folder,)
+        return (*self.files().values(), *folder)
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -152,7 +156,8 @@ class DatasetEntry(OptionsForm):
     def wire(self, column: ColumnEntry) -> Column:
         """Return a column as the platform knows it, with the declared range of an image's pixels."""
         scale = self.ranges.get(column.name) if column.type == "image" else None
-        return Column.model_validate(column.model_dump(exclude_none=True) | {"scale": scale})
+        known = {} if self.images is None or column.type != "image" else {"shape": self.images.shape, "dtype": "uint8"}
+        return Column.model_validate(column.model_dump(exclude_none=True) | {"scale": scale} | known)
 
     def column(self, name: str) -> ColumnEntry | None:
         """Return the declared column of this name, if there is one."""

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     import torch
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+Augment = Callable[["torch.Tensor", np.random.Generator], "torch.Tensor"]
 Rows = npt.NDArray[np.int64]
 
+_AUGMENTING: Final = 1
 _AT_ONCE: Final = 4096  # rows held back whose loss is computed together
 _ALONE: Final = "batch normalisation cannot train on a row alone: give a larger batch_size, or normalise in groups"
 DIVERGED: Final = "training diverged: the loss is not a finite number; lower the learning rate"
@@ -57,12 +59,14 @@ class Adjusted:
     """How steps differ from plain ones: `correction` is added to gradients, by name, `weight`/2 |w - anchor|^2 to the
     loss.
 
-    Without an anchor the module's own values as training begins are it.
+    Without an anchor the module's own values as training begins are it. `augment` changes a step's rows at random, not
+    those that are held back.
     """
 
     correction: Mapping[str, torch.Tensor] = field(default_factory=dict)
     anchor: Mapping[str, torch.Tensor] = field(default_factory=dict)
     weight: float | None = None
+    augment: Augment | None = None
 
 
 PLAIN: Final = Adjusted()
@@ -114,6 +118,7 @@ class _Course:
         places = {name: adjusted.anchor.get(name, each).detach().clone() for name, each in named.items()}
         self._anchor = list(places.values()) if self._weight else []
         self._correction = [adjusted.correction.get(name) for name in named]
+        self._augment = adjusted.augment
         self._rates = self._path = self._speed = 0.0
         self._optimiser = _optimiser(self._trained, options)
 
@@ -124,9 +129,10 @@ class _Course:
         steps, done, total, seen = options.epochs * _steps_in(len(rows), options.batch_size), 0, 0.0, 0
         best = _BestEpoch(self._module, options.patience)
         first_loss = self._mean_loss(rows) if options.scaled_by == "loss" else 0.0
+        changes = np.random.default_rng([seed, _AUGMENTING])  # of its own, so that the order of rows stays the same
         for _ in range(options.epochs):
             for batch in _batches(rows, options.batch_size, random, pairs=looks_at_batches(self._module)):
-                value = self._exact_step(batch, done, steps)
+                value = self._exact_step(batch, done, steps, changes)
                 total, seen, done = total + value * len(batch), seen + len(batch), done + 1
                 progress(min(1.0, done / steps))
             if held.size and best.is_over(self._mean_loss(held), self._path):
@@ -144,22 +150,25 @@ class _Course:
             progress((done + 1) / steps)
         return Fitted(len(self._y), 0.0, (noise.event,))
 
-    def _exact_step(self, rows: Rows, done: int, steps: int) -> float:
+    def _exact_step(self, rows: Rows, done: int, steps: int, changes: np.random.Generator) -> float:
         self._optimiser.zero_grad()
-        value = self._loss_of(rows)
+        value = self._loss_of(rows, changes)
         said = float(value.detach())
         if not math.isfinite(said):
             raise RecipeError(DIVERGED)
         self._step(value, done, steps)
         return said
 
-    def _loss_of(self, rows: Rows) -> torch.Tensor:
+    def _loss_of(self, rows: Rows, changes: np.random.Generator | None = None) -> torch.Tensor:
         import torch
 
+        x = self._x[rows]
+        if changes is not None and self._augment is not None:
+            x = self._augment(x, changes)
         half = self._options.precision == "bfloat16"
         try:
             with torch.autocast(self._x.device.type, torch.bfloat16) if half else nullcontext():
-                said = self._module(self._x[rows])
+                said = self._module(x)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise RecipeError(_ALONE) from error

@@ -225,6 +225,26 @@ class SeriesOptions(OptionsForm):
         return f"{self.target}@+{self.horizon}"
 
 
+class ImageOptions(OptionsForm):
+    """The images of a data set whose manifest names a file in each row."""
+
+    folder: Annotated[Path, BeforeValidator(maybe)] = Field(
+        description="The folder below which the files lie that the manifest names; whatever else lies there can be read"
+    )
+    height: int = Field(ge=1, le=4096, description="Pixels from top to bottom")
+    width: int = Field(ge=1, le=4096, description="Pixels from left to right")
+    channels: Literal["grey", "rgb"] = Field(default="rgb", description="What a pixel holds")
+    fit: bool = Field(
+        default=False,
+        description="Scale images of another size, and convert those with other channels; without it they are errors",
+    )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (1 if self.channels == "grey" else 3, self.height, self.width)
+
+
 class SqlOptions(OptionsForm):
     """A query whose rows the agent keeps in a snapshot; the database is only read."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from undersong.recipes.entry import BadDataset, DatasetEntry
 from undersong.recipes.files import FilePart, csv_parts, npz_parts, parquet_parts, refusals
+from undersong.recipes.pictures import folder_parts
 from undersong.recipes.records import jsonl_parts, text_parts
 
 
@@ -22,5 +23,6 @@ def parts(entry: DatasetEntry, path: Path | None, wanted: Sequence[str]) -> Iter
 
 _READERS: Final = {
     "csv": csv_parts, "jsonl": jsonl_parts, "lines": text_parts, "parquet": parquet_parts, "npz": npz_parts,
+    "images": folder_parts,
     "sql": parquet_parts,  # the agent's snapshot
 }  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from inspect import getdoc
+from dataclasses import replace
+from functools import partial
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,8 +59,10 @@ class TorchRecipe(SupervisedRecipe):
     source: the recipe's own file, `__file__`. build: called with a `ModelShape` and, by name, with the job's values of
     its other parameters, whose defaults say of which type they are. loss: of the module's outputs [n, outputs] and the
     labels [n], a mean over rows; without one the job chooses (parameter `loss`). scores: turns outputs into
-    probabilities, for modules that do not give log odds or logits. task: None leaves it to the job. params: JSON
-    schemas, with defaults, that take the place of those read from `build`. training: this recipe's own defaults of
+    probabilities, for modules that do not give log odds or logits. augment: called with a step's rows [n, …], a
+    numpy Generator and, by name, with its parameters, and returns the rows to train on; not where noise protects
+    records. task: None leaves it to the job. params: JSON schemas, with defaults, that take the place of those read
+    from `build`. training: this recipe's own defaults of
     `undersong.recipes.local_training`. record_params: what parameters must be for noise that protects records; None
     where the module cannot (it normalises over batches). encode: for recipes of texts; called with a list of texts and,
     by name, with the job's values of its other parameters, it returns numbers [n, …] of one shape. pretrained: files
@@ -74,6 +78,7 @@ class TorchRecipe(SupervisedRecipe):
         build: Callable[..., torch.nn.Module],
         loss: fitting.Loss | None = None,
         scores: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        augment: Callable[..., torch.Tensor] | None = None,
         task: str | None = "binary",
         classes: int | None = None,
         inputs: Sequence[str] = TABLE,
@@ -100,9 +105,12 @@ class TorchRecipe(SupervisedRecipe):
         of_encode = {} if encode is None else parameters_of(encode, 1, STEPS | LOSSES | TASKS)
         if odd := [name for name in of_encode if name in of_build and of_build[name] != of_encode[name]]:
             raise RecipeError(f"parameter {odd[0]} of build and of encode must have one default")
-        self._build, self._loss, self._scores = build, loss, scores
+        self._build, self._loss, self._scores, self._augment = build, loss, scores, augment
         self._encode, self._of_encode, self._pretrained = encode, tuple(of_encode), pretrained
-        self._of_build = tuple(name for name in of_build if name not in TASKS)
+        self._of_augment = () if augment is None else tuple(signature(augment).parameters)[2:]
+        self._of_build = tuple(name for name in of_build if name not in TASKS and name not in self._of_augment)
+        if augment is not None and params is None:
+            of_build |= parameters_of(augment, 2, STEPS | LOSSES | TASKS | of_build)
         properties = taken | of_encode | of_build
         known = {**properties, **(TASKS if task is None else {})}
         refused = known_combinations(COMBINATIONS, known, task, own)
@@ -197,6 +205,9 @@ class TorchRecipe(SupervisedRecipe):
     def _fit(self, start: Tensors, work: LocalRound, adjusted: fitting.Adjusted) -> tuple[Tensors, fitting.Fitted]:
         """Train a module from these tensors; return what it then holds."""
         loss = self._loss or loss_of(work.shape.task, max(work.shape.outputs, 2), work.settings)
+        if self._augment is not None:
+            given = {name: work.settings[name] for name in self._of_augment}
+            adjusted = replace(adjusted, augment=partial(self._augment, **given))
         with training.seeded(work.seed):
             module = self._module(work.shape, work.settings, start)
             fitted = fitting.fit(

@@ -9,6 +9,7 @@ import pandas as pd
 import psycopg
 import sqlalchemy as sa
 import yaml
+from PIL import Image
 
 from undersong.local import Platform
 from undersong.recipes.protocol import source_digest
@@ -60,8 +61,18 @@ def pictures(seed: int) -> dict[str, np.ndarray]:
 
 def shot(folder: Path, label: str) -> dict[str, Any]:
     columns = [{"name": "x", "type": "image"}, {"name": label, "type": "number"}]
-    path = str(folder / "pictures.npz")
-    return {"name": f"pictures-{label}", "kind": "npz", "path": path, "columns": columns, "label": label}
+    head = {"name": f"pictures-{label}", "columns": columns, "label": label}
+    if label == "two":
+        return {**head, "kind": "npz", "path": str(folder / "pictures.npz")}
+    (folder / "pictures").mkdir()
+    lines = ["x,seven"]
+    with np.load(folder / "pictures.npz") as arrays:
+        for place, (pixels, seven) in enumerate(zip(arrays["x"], arrays["seven"], strict=True)):
+            Image.fromarray(pixels).save(folder / "pictures" / f"{place}.png")
+            lines.append(f"{place}.png,{seven}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    images = {"folder": str(folder / "pictures"), "height": 8, "width": 8, "channels": "grey"}
+    return {**head, "kind": "images", "path": str(folder / "manifest.csv"), "images": images}
 
 
 def shared(folder: Path, name: str, place: int) -> dict[str, Any]:

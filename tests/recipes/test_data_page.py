@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from PIL import Image
 from pyarrow import parquet
 
 from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
@@ -25,7 +26,7 @@ CSV = {
 
 
 def test_the_snippets_are_there() -> None:
-    assert len(SNIPPETS) == 9
+    assert len(SNIPPETS) == 10
 
 
 @pytest.mark.parametrize(("snippet", "rows"), list(zip((SNIPPETS[0], *SNIPPETS[3:5]), CSV, strict=True)))
@@ -69,8 +70,18 @@ def test_the_image_declaration_reads_such_a_file(tmp_path: Path) -> None:
     assert (data.features.shape, data.features.max(), data.label.tolist()) == ((2, 3, 8, 9), 1, [0, 1])
 
 
-def test_the_series_is_of_such_rows(tmp_path: Path) -> None:
+def test_the_images_are_those_that_a_manifest_names(tmp_path: Path) -> None:
     (tmp_path / "datasets.yaml").write_text(SNIPPETS[6])
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (100, 50), (255, 0, 0)).save(tmp_path / "pictures" / name)
+    (tmp_path / "lesions.csv").write_text("file,finding,patient\na.png,benign,p\nb.jpg,malignant,q\n")
+    data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["lesions"])
+    assert (data.features.shape, data.label.tolist()) == ((2, 3, 64, 64), [0, 1])
+
+
+def test_the_series_is_of_such_rows(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[7])
     lines = [f"2024-03-{4 + at // 288:02} {at % 288 // 12:02}:{at % 12 * 5:02},{at},0,s\n" for at in range(3 * 288)]
     (tmp_path / "traffic.csv").write_text("at,speed,rain,sensor\n" + "".join(lines))
     data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["traffic"])
@@ -79,7 +90,7 @@ def test_the_series_is_of_such_rows(tmp_path: Path) -> None:
 
 
 def test_the_texts_are_of_such_files(tmp_path: Path) -> None:
-    (tmp_path / "datasets.yaml").write_text(SNIPPETS[7])
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[8])
     (tmp_path / "letters.jsonl.gz").write_bytes(gzip.compress(b'{"letter": "Help", "urgent": true}\n'))
     (tmp_path / "plays.txt").write_bytes(b"Exit, pursued by a bear.\n")
     entries = read_datasets(tmp_path / "datasets.yaml")
@@ -89,7 +100,7 @@ def test_the_texts_are_of_such_files(tmp_path: Path) -> None:
 
 
 def test_the_query_is_declared_as_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "datasets.yaml").write_text(SNIPPETS[8])
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[9])
     entry = read_datasets(tmp_path / "datasets.yaml")["admissions"]
     assert entry.sql is not None
     assert (entry.sql.url_file, entry.sql.row_limit) == (tmp_path / "secrets" / "warehouse.url", 200_000)

@@ -37,8 +37,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 SNAPSHOTS: Final = "snapshots"
 """Folder of the rows of queries, in `data_dir`."""
-_PATHS: Final = {None: ("path",), "split": ("validation_file", "test_file")}
-"""Where an entry of `datasets.yaml` names files with rows."""
+_PATHS: Final = {None: ("path",), "split": ("validation_file", "test_file"), "images": ("folder",)}
+"""Where an entry of `datasets.yaml` names files with rows, and a folder of images."""
 Mark = tuple[str, FileMark | None]
 OPEN_POLICY = policies.to_policy(PolicyFile(federations=[], recipes=[], datasets={}, engines=[]))
 
