@@ -68,6 +68,7 @@ class Dataset:
     Of a series rows are windows and `features` is a view, in which they lie over each other. `label` is float64[n],
     with NaN only in rows of no part. `train`, `validation` and `test` are row indices; evaluations are about `test`.
     `local`: what the last round of the job left at this site (`TrainResult.local`); empty before one did.
+    `client`: in a simulation the client's number, from 0, and how many clients there are.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Dataset:
     label_name: str | None = None
     validation: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     local: Tensors = field(default_factory=dict)
+    client: tuple[int, int] | None = None
 
     def evaluated_on(self, part: EvaluatedPart) -> "Dataset":
         """Return the data set with the rows of another part, or all, as those that evaluations are about."""

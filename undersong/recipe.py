@@ -4,6 +4,7 @@
 the roles of tensors, and the sums of each evaluation layout are for recipes that write every method themselves.
 """
 
+from undersong.recipes.flower import FlowerRecipe
 from undersong.recipes.numpy_recipe import NumpyRecipe
 from undersong.recipes.pretrained import Pretrained
 from undersong.recipes.protocol import (
@@ -39,6 +40,7 @@ __all__ = [
     "Context",
     "DataShape",
     "Dataset",
+    "FlowerRecipe",
     "Model",
     "ModelShape",
     "NumpyRecipe",

@@ -5,6 +5,7 @@
 | binary | n, loss, tp, fp, tn, fn, then for positives and for negatives: rows, places and squared places by score bin |
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
 | regression | n, squared error, absolute error, y, y squared, error, relative error, rows whose label is not 0 |
+| means:NAME,… | n, then n times each of the means that a recipe names |
 | LAYOUT by K | the sums of LAYOUT over all rows, then over the rows of each of K groups |
 
 A score is the predicted probability of the positive class (see `undersong.shared.learning.score_bins` for bins and
@@ -46,6 +47,11 @@ SHARES: Final = frozenset(
 """Metrics between 0 and 1."""
 BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae", "mape", "quantile_loss", "ece"})
 """Metrics that are better the smaller they are."""
+MEANS: Final = "means:"
+"""How the layout of a recipe that names its own metrics begins."""
+MOST_LAYOUT: Final = 56
+"""Characters of such a layout: an update's header has room for 64, and groups add to them."""
+_METRIC: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}")
 _MULTICLASS: Final = re.compile(r"multiclass:([1-9][0-9]{0,3})")
 
 
@@ -91,6 +97,8 @@ def evaluation_layout(spec: RecipeSpec, params: Mapping[str, Any]) -> str:
     A recipe whose parameter schema has the properties `task` or `classes` lets the job decide them; a parameter that is
     left out has its schema's `default`, and without one the value in the spec.
     """
+    if spec.metrics:
+        return by_means(spec.metrics)
     task, classes = setting(spec, params, "task"), setting(spec, params, "classes")
     if task not in (Task.BINARY, Task.MULTICLASS, Task.REGRESSION):
         raise LayoutUnknown(f"task {task!r} has no evaluation: it is binary, multiclass or regression")
@@ -107,6 +115,13 @@ def setting(spec: RecipeSpec, params: Mapping[str, Any], name: str) -> Any:
         return getattr(spec, name, None)
     default = known.get("default") if isinstance(known, dict) else None
     return params.get(name, getattr(spec, name, None) if default is None else default)
+
+
+def by_means(names: Sequence[str]) -> str:
+    """Return the layout of means of these names; raises `LayoutUnknown` for names that no metrics can have."""
+    layout = MEANS + ",".join(names)
+    means_in(layout)
+    return layout
 
 
 def by_groups(layout: str, groups: int) -> str:
@@ -131,6 +146,8 @@ def layout_length(layout: str) -> int:
         return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:
         return REGRESSION_LENGTH
+    if layout.startswith(MEANS):
+        return 1 + len(means_in(layout))
     return 3 + classes_in(layout) ** 2
 
 
@@ -216,6 +233,9 @@ def metrics_of(layout: str, sums: Sums, reading: Reading = PLAIN) -> dict[str, f
         return _binary(sums, reading)
     if layout == Task.REGRESSION:
         return _regression(sums, reading)
+    if layout.startswith(MEANS):
+        named = zip(means_in(layout), sums[1:] / sums[0], strict=True)
+        return {"examples": float(sums[0]), **{name: float(value) for name, value in named}}
     return _multiclass(sums, classes_in(layout))
 
 
@@ -281,6 +301,17 @@ def _chance(area: float, positives: float, negatives: float) -> float:
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (positives - 1) * (one - area**2) + (negatives - 1) * (two - area**2)
     return math.sqrt(max(variance, 0.0) / (positives * negatives))
+
+
+def means_in(layout: str) -> tuple[str, ...]:
+    """Return the names in `means:NAME,…`; raises `LayoutUnknown` for another layout."""
+    names = tuple(layout.removeprefix(MEANS).split(","))
+    if not layout.startswith(MEANS) or len(layout) > MOST_LAYOUT or not all(map(_METRIC.fullmatch, names)):
+        said = f"names of {MOST_LAYOUT - len(MEANS)} characters together, of letters, digits, '.', '_' and '-'"
+        raise LayoutUnknown(f"layout {layout!r} is unknown: metrics are named by {said}")
+    if len(set(names)) < len(names) or COUNTS & set(names):
+        raise LayoutUnknown(f"layout {layout!r} names a metric twice, or gives one the name of a count of rows")
+    return names
 
 
 def classes_in(layout: str) -> int:

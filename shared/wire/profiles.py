@@ -36,7 +36,8 @@ class RecipeSpec(Document):
     names none gets the numbers, or the image. `record_params`: with it the recipe can protect records by noise at each
     step (see `undersong.shared.wire.privacy.NoisySteps`), if its parameters, with their defaults, fit this JSON schema
     as well. How many steps that is follows from the parameters `epochs` and `batch_size`. `grows`: no site trains; the
-    model follows from several rounds of sums, by the coordinator's rule of this name.
+    model follows from several rounds of sums, by the coordinator's rule of this name. `metrics`: the names of means
+    that its evaluations report, in place of the metrics of `task`.
     """
 
     name: Name
@@ -50,6 +51,7 @@ class RecipeSpec(Document):
     inputs: tuple[ColumnType, ...] | None = None
     record_params: dict[str, JsonValue] | None = None
     grows: Literal["trees"] | None = None
+    metrics: tuple[Name, ...] = Field(default=(), max_length=8, exclude_if=is_empty)
 
 
 Part = Literal["train", "validation", "test"]

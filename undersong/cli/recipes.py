@@ -1,6 +1,7 @@
 """`undersong recipe …`: a recipe of one's own: written, checked, and named for policies."""
 
 import asyncio
+import json
 import re
 import tempfile
 from dataclasses import asdict
@@ -48,6 +49,53 @@ def new(
         raise UndersongError(f"{file} is there already", remedy="take another name") from None
     common.console.print(f"{file} is written", markup=False, soft_wrap=True)
     common.next_step(f"undersong recipe check {common.quoted(file)}")
+
+
+@app.command("from-flower")
+def from_flower(
+    folder: Annotated[Path, typer.Argument(file_okay=False, exists=True, help="The folder of a Flower app.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", dir_okay=False, help="The recipe's file; without it NAME.py of the app.")
+    ] = None,
+    initial: Annotated[
+        str | None, typer.Option("--initial", help="What makes the first model: package.module:function of the app.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="A metric that evaluations return; several times for several.")
+    ] = None,
+    train_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train-config",
+            help="NAME=VALUE or NAME=SETTING of the app: what its ServerApp sends with each round, such as lr=0.01.",
+        ),
+    ] = None,
+) -> None:
+    """Write the recipe of a Flower app: one file with the app's files as they are."""
+    from undersong.own_recipes.flower_app import app_files, recipe_text
+
+    files = app_files(folder)
+    text = recipe_text(
+        files, initial=initial, metrics=tuple(metric or ()), train_config=dict(map(_setting, train_config or ()))
+    )
+    file = Path(f"{folder.resolve().name.replace('-', '_')}.py") if out is None else out
+    try:
+        with file.open("x", encoding="utf-8") as made:
+            made.write(text)
+    except FileExistsError:
+        raise UndersongError(f"{file} is there already", remedy="name another with --out") from None
+    common.console.print(f"{file} is written, with {len(files)} files of the app", markup=False, soft_wrap=True)
+    common.next_step(f"undersong recipe check {common.quoted(file)} --data datasets.yaml")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UndersongError(f"{text!r} is no setting", remedy="write NAME=VALUE, such as lr=0.01")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 @app.command()

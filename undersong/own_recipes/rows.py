@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from undersong.shared.learning.metrics import evaluation_layout
+from undersong.shared.learning.metrics import MEANS, evaluation_layout
 from undersong.shared.wire.profiles import RecipeSpec, Task
 from undersong.shared.yaml_texts import dump_document
 
@@ -37,7 +37,7 @@ def made_rows(spec: RecipeSpec, params: Mapping[str, Any], folder: Path) -> Path
 def _label(layout: str, score: Any) -> Any:
     if layout == Task.REGRESSION:
         return np.round(1000 + 250 * score, 3)
-    classes = 2 if layout == Task.BINARY else int(layout.partition(":")[2])
+    classes = 2 if layout == Task.BINARY or layout.startswith(MEANS) else int(layout.partition(":")[2])
     return np.argsort(np.argsort(score)) * classes // len(score)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +45,8 @@ class ClientRows:
     def of(self, client: int) -> Dataset:
         """Return the rows that one client trains with."""
         rows = self.data.train[self.split.of(client)]
-        return _chosen(self.data, rows, np.arange(rows.size), _NO_ROWS)
+        place = (client, self.split.clients)
+        return replace(_chosen(self.data, rows, np.arange(rows.size), _NO_ROWS), client=place)
 
     def tests(self, start: int, stop: int) -> Dataset:
         """Return a part of the test rows."""

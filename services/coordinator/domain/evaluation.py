@@ -12,6 +12,7 @@ from undersong.shared.learning.metrics import (
     COUNTS,
     LEAST_CLASS,
     LEAST_POSITIVES,
+    MEANS,
     LayoutUnknown,
     Reading,
     Sums,
@@ -41,7 +42,7 @@ def check_evaluation(
         found.error("/recipe/params", unknown.detail)
         return
     _check_weights(recipe, params, layout, found)
-    if label is None:
+    if label is None or layout.startswith(MEANS):  # the recipe alone knows what its labels are
         return
     if (problem := _misfit(layout, label)) is not None:
         found.error("/recipe/params", f"at all sites {problem}")
@@ -68,7 +69,7 @@ def reading_of(part: EvaluationPart, data: DataPart, recipe: RecipeSpec, params:
 def _check_weights(recipe: RecipeSpec, params: Mapping[str, Any], layout: str, found: Findings) -> None:
     """Check that the weights of classes, where the recipe has them, are as many as the classes."""
     weights = params.get("class_weights") if "class_weights" in _parameters(recipe) else None
-    if not weights or not isinstance(weights, list) or layout == Task.REGRESSION:
+    if not weights or not isinstance(weights, list) or layout == Task.REGRESSION or layout.startswith(MEANS):
         return
     classes = 2 if layout == Task.BINARY else classes_in(layout)
     if len(weights) != classes:
@@ -114,7 +115,7 @@ def check_rows(
     except LayoutUnknown:
         return  # another check names it
     each, classes = LEAST_POSITIVES, 2
-    if layout == Task.REGRESSION:
+    if layout == Task.REGRESSION or layout.startswith(MEANS):
         return
     if layout != Task.BINARY:
         each, classes = LEAST_CLASS, classes_in(layout)

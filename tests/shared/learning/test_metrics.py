@@ -100,6 +100,19 @@ def test_groups_have_their_own_sums_behind_those_of_all_rows() -> None:
             layout_length(wrong)
 
 
+def test_a_recipe_may_name_its_own_means() -> None:
+    named = RecipeSpec(name="own", version="1", digest="0" * 64, task=Task.BINARY, metrics=("eval_loss", "dice"))
+    layout = evaluation_layout(named, {"task": "regression"})
+    assert (layout, layout_length(layout)) == ("means:eval_loss,dice", 3)
+    one, two = np.array([4, 2.0, 3.0]), np.array([1, 1.0, 0.5])
+    assert metrics_of(layout, one + two) == {"examples": 5, "eval_loss": 0.6, "dice": 0.7}
+    assert metric_names(layout) == ["dice", "eval_loss", "examples"]
+    assert sums_of_groups("means:a by 2", np.arange(6.0)).tolist() == [[2, 3], [4, 5]]
+    for wrong in (("a", "a"), ("examples",), ("a b",), ("a" * 33,), ("a" * 30, "b" * 30)):
+        with pytest.raises(LayoutUnknown):
+            evaluation_layout(named.model_copy(update={"metrics": wrong}), {})
+
+
 def test_layouts_have_names() -> None:
     assert [layout_of(Task.BINARY), layout_of(Task.REGRESSION)] == ["binary", "regression"]
     assert layout_of(Task.MULTICLASS, 10) == "multiclass:10"

@@ -1,0 +1,1 @@
+"""Digits by a small network."""
