@@ -35,11 +35,12 @@ POLICY: Final[dict[str, Any]] = {
     "federations": ["own"],
     "recipes": [{"name": "image"}],
     "datasets": {"digits": {"columns": "*"}},
-    "engines": ["pairwise", "twoserver", "sealed"],  # sealed: for version 0, which depends on no data
+    "engines": ["pairwise", "twoserver", "sealed"],
 }
 HONEST, PAIRWISE, TWOSERVER = "pairwise, all honest", "pairwise, one poisons", "twoserver, one poisons"
-COLOURS: Final = {HONEST: "#5b6b7a", PAIRWISE: "#c2410c", TWOSERVER: "#0f766e"}
-DASHES: Final = {HONEST: "7 5", PAIRWISE: "", TWOSERVER: ""}
+MEDIAN: Final = "sealed and median, one poisons"
+COLOURS: Final = {HONEST: "#5b6b7a", PAIRWISE: "#c2410c", TWOSERVER: "#0f766e", MEDIAN: "#6d28d9"}
+DASHES: Final = {HONEST: "7 5", PAIRWISE: "", TWOSERVER: "", MEDIAN: ""}
 Curves = dict[str, list[float]]
 
 
@@ -82,7 +83,7 @@ class Attacked(Platform):
 
 
 class Experiment:
-    """Three jobs from one first version, with the same seed."""
+    """Four jobs from one first version, with the same seed."""
 
     def __init__(self, platform: Attacked, digits: Digits, rounds: int) -> None:
         self.platform, self.digits, self.rounds = platform, digits, rounds
@@ -91,7 +92,7 @@ class Experiment:
         self.refusals: list[str | None] = []  # what became of the poisoner's reports under twoserver
 
     def run(self) -> None:
-        """Run all honest; then the poisoner under either engine."""
+        """Run all honest; then the poisoner under each engine."""
         for name in SITES:
             self.platform.add_site(name, datasets=self.digits.write(name), policy=POLICY)
         self.platform.wait_sites_online(len(SITES), timeout_s=180)
@@ -101,9 +102,10 @@ class Experiment:
         self.curves[PAIRWISE] = self._accuracies(self._job(PAIRWISE, "pairwise"))
         job = self._job(TWOSERVER, "twoserver")
         self.curves[TWOSERVER] = self._accuracies(job)
+        self.curves[MEDIAN] = self._accuracies(self._job(MEDIAN, "sealed", "median"))
         self.refusals = [self._verdict(round_) for round_ in self._train_rounds(job)]
 
-    def _job(self, name: str, engine: str) -> Job:
+    def _job(self, name: str, engine: str, strategy: str = "fedavg") -> Job:
         client = self.platform.client
         spec = {
             "name": name,
@@ -113,7 +115,7 @@ class Experiment:
             "data": {"dataset": "digits"},
             "rounds": self.rounds,
             "engine": engine,
-            "strategy": {"weighting": "equal"},
+            "strategy": {"name": strategy, "weighting": "equal"},
             "update": {"clip_norm": CLIP},
             "evaluation": {"every": 0},
             "deadlines": {"round_s": 120},

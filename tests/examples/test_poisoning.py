@@ -188,4 +188,5 @@ def test_the_docs_picture_and_numbers_are_those_of_one_run() -> None:
     assert honest[0] == ruined[0] == kept[0], "one first version"
     assert max(ruined[1:]) < 0.3
     assert abs(kept[-1] - honest[-1]) < 0.05
+    assert abs(curves[module("run").MEDIAN][-1] - honest[-1]) < 0.1
     assert set(measured["poisoner_under_twoserver"]) == {"vdaf-rejected"}
