@@ -17,6 +17,7 @@ OTHERS = {
     "services/keys/test_evidence.py": "undersong.shared.transparency on what the keys service really signs",
     "services/test_program_failures.py": "what every service's own commands say of paths and databases they cannot use",
     "shared/test_wrong_lengths.py": "every reader of a byte string in shared",
+    "undersong/simulate/test_migration_pages.py": "docs/migrate/tff.md",
     "undersong/cli/test_paths.py": "what every command says of a path that it cannot use",
 }
 
