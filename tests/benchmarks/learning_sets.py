@@ -77,16 +77,15 @@ class LearningSet:
         ]
 
     def _reached(self, run: Run) -> tuple[float, list[Figure]]:
-        """Return the last value, and a figure for each bar: the best by its round, and when the bar was reached."""
+        """Return the last value, and for each bar the last by its round, and when it was first reached."""
         found = [(r.number, (r.metrics or {})[self.metric]) for r in run.rounds if r.kind == "evaluate" and r.metrics]
         last, told = found[-1][1], []
-        better = max if self.sense == "at least" else min
         for limit, bar in self.bars.items():
-            value = better(value for number, value in found if number <= limit)
+            value = [value for number, value in found if number <= limit][-1]
             reached = [n for n, v in found if bar is not None and (v >= bar if self.sense == "at least" else v <= bar)]
-            when = "" if bar is None else f", reached at round {reached[0]}" if reached else ", not reached"
+            when = "" if bar is None else f", first reached at round {reached[0]}" if reached else ", not reached"
             name = f"learning.{self.name}.federated" + (f".r{limit}" if len(self.bars) > 1 else "")
-            told.append(Figure(name, value, "", bar, self.sense, f"{self.metric} by round {limit}{when}{self.note}"))
+            told.append(Figure(name, value, "", bar, self.sense, f"{self.metric} at round {limit}{when}{self.note}"))
         return last, told
 
     def _recipe(self) -> Recipe:
