@@ -45,6 +45,7 @@ __all__ = [
     "numbers_of",
     "read_datasets",
     "read_declarations",
+    "window_groups",
 ]
 
 SOURCES: Final = (
@@ -116,7 +117,7 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
 
 
 def _described_windows(entry: DatasetEntry, series: SeriesOptions) -> DatasetSchema:
-    values, windows = _series(entry, series)
+    values, windows, _ = _series(entry, series)
     kinds = {column.name: _kind_of(values[:, place]) for place, column in enumerate(entry.columns)}
     schema = entry.schema_document(int(windows.usable.size))
     told = (c.model_copy(update={"numbers": kinds[c.name.rpartition("@")[0]]}) for c in schema.columns)
@@ -125,21 +126,31 @@ def _described_windows(entry: DatasetEntry, series: SeriesOptions) -> DatasetSch
 
 def _series(
     entry: DatasetEntry, series: SeriesOptions, fold: Fold | None = None, *, mock: bool = False
-) -> tuple[npt.NDArray[np.float64], Windows]:
-    """Return the values of a series, float64[rows, columns], and all its windows."""
+) -> tuple[npt.NDArray[np.float64], Windows, tuple[str, ...]]:
+    """Return the values of a series, float64[rows, columns], all its windows, and the texts of its group column."""
     extra = [ColumnEntry(name=series.time, type="number")]
     extra += [ColumnEntry(name=series.group, type="text")] if series.group else []
     if mock:
         entry = entry.model_copy(update={"path": entry.mock, "split": SplitOptions()})
     table = _table(entry, [*entry.columns, *extra])
-    groups = table.files
+    groups, codes = table.files, dict[str, int]()
     if series.group:
-        texts = dict.fromkeys(table.cells[series.group].tolist())
-        codes = {text: place for place, text in enumerate(texts)}
+        codes = {text: place for place, text in enumerate(dict.fromkeys(table.cells[series.group].tolist()))}
         groups = groups * len(codes) + np.array([codes[text] for text in table.cells[series.group].tolist()], np.int64)
     values = np.stack([table.cells[column.name] for column in entry.columns], axis=1)
     parts_of = table.splitter.codes(np.arange(table.count), fold)
-    return values, cut_windows(entry, series, values, table.cells[series.time], groups, parts_of)
+    return values, cut_windows(entry, series, values, table.cells[series.time], groups, parts_of), tuple(codes)
+
+
+def window_groups(entry: DatasetEntry) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return the group of each row that `load_dataset` has of a series, int64[n], and the groups' texts; raises
+    `BadDataset`.
+    """
+    with named(entry):
+        if entry.series is None or entry.series.group is None:
+            raise BadDataset("is no series with a group column")
+        _, windows, texts = _series(entry, entry.series)
+    return windows.groups % len(texts), texts
 
 
 def _windows(
@@ -156,7 +167,7 @@ def _windows(
         raise BadDataset("has folds only where it is divided by hash of its group column: windows overlap")
     if label not in (None, series.label):
         raise BadDataset(f"is a series, whose label is {series.label}")
-    _, windows = _series(entry, series, fold, mock=mock)
+    _, windows, _ = _series(entry, series, fold, mock=mock)
     places = {column.name: place for place, column in enumerate(entry.offered)}
     features = windows.features([places[column.name] for column in columns])
     train, validation, test = (windows.usable[windows.codes[windows.usable] == code] for code in range(len(PARTS)))

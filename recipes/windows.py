@@ -24,7 +24,7 @@ class Windows:
     """All windows of a series, also those that cannot be used: `usable` are the indices of the others, int64[m].
 
     past: float64[n, lags x columns], a view; known: float64[n, k], what is known in advance of the label's moment;
-    label: float64[n]; codes: the part of each window, int8[n].
+    label: float64[n]; codes: the part of each window, int8[n]; groups: the group of each window's label, int64[n].
     """
 
     past: Floats
@@ -32,6 +32,7 @@ class Windows:
     label: Floats
     usable: Rows
     codes: npt.NDArray[np.int8]
+    groups: Rows
 
     def features(self, places: Sequence[int]) -> Floats:
         """Return these columns of `past` and `known` side by side, float64[n, m]; all of `past` alone stays a view."""
@@ -82,7 +83,7 @@ def cut_windows(
     whole &= _first_of_step(groups, series.step)[:count]
     if not whole.any():
         _refuse(series, fine, len(values), int(missing.sum()), int((~joined[1:]).sum()))
-    return Windows(past, known, label, np.flatnonzero(whole), codes[span - 1 :])
+    return Windows(past, known, label, np.flatnonzero(whole), codes[span - 1 :], groups[span - 1 :])
 
 
 def _joined(series: SeriesOptions, times: Floats, groups: Rows, order: Rows) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from tests.recipes.declaring import declared, refused
-from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset, read_declarations
+from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset, read_declarations, window_groups
 from undersong.shared.wire.manifest import Fold
 
 COLUMNS = [{"name": "speed", "type": "number"}, {"name": "rain", "type": "number"}]
@@ -65,6 +65,16 @@ def test_groups_gaps_and_missing_values_end_windows(tmp_path: Path) -> None:
     used = [(data.features[at].tolist(), data.label[at]) for at in [*data.train, *data.test]]
     assert all(label == last + 10 and last == first + 10 for (first, _, last, _), label in used)
     assert len(used) == 5 + 5, "of a those before the missing value, of b those on each side of the gap"
+
+
+def test_each_window_has_its_group(tmp_path: Path) -> None:
+    rows = "at,speed,rain,sensor\n" + "".join(f"{at},{n},0,{s}\n" for at in range(9) for n, s in ((1, "b"), (2, "a")))
+    series = entry(tmp_path, rows, {"group": "sensor"})
+    data, (groups, texts) = load_dataset(series), window_groups(series)
+    used = [*data.train, *data.validation, *data.test]
+    assert {(texts[groups[at]], data.label[at]) for at in used} == {("b", 1), ("a", 2)}
+    with pytest.raises(BadDataset, match="no series with a group"):
+        window_groups(entry(tmp_path, straight()))
 
 
 @given(lags=st.integers(1, 4), horizon=st.integers(1, 3), step=st.integers(1, 3), cut=st.integers(5, 20))

@@ -5,10 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from undersong.audit.trainer import declared
 from undersong.errors import UndersongError
 from undersong.recipes.agreed import in_agreed_form
-from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset
+from undersong.recipes.datasets import BadDataset, DatasetEntry, load_dataset, window_groups
 from undersong.recipes.protocol import Dataset
 from undersong.services.coordinator.domain.spec import JobSpec
 from undersong.services.coordinator.domain.validation import ValidJob
@@ -65,17 +68,26 @@ def _one(
 ) -> Loaded:
     schema = entry.schema_document()
     found = resolve(document, schema, recipes)
-    data, column, rule = _loaded(entry, found), None, conditions.partition
-    if rule.kind == BY and rule.column not in (*found.resolved.features, found.resolved.label):
-        known = [each.name for each in entry.columns if each.type in ("number", "category")]
-        if rule.column not in known:
-            said = f"data set {entry.name} declares no column {rule.column!r} of numbers or categories"
-            raise ConditionsInvalid(said + hint(rule.column, known), remedy="name one that it declares, or declare it")
-        column = load_dataset(entry, [rule.column], found.resolved.label).features[:, 0]
-    rows = deal(data, conditions, seed, column)
-    if column is not None:
-        rows = _named(rows, entry.wire(_column(entry, rule.column)).categories or (), column)
-    return Loaded(rows, schema)
+    data, rule = _loaded(entry, found), conditions.partition
+    if rule.kind != BY or rule.column in (*found.resolved.features, found.resolved.label):
+        return Loaded(deal(data, conditions, seed), schema)
+    column, texts = _values_of(entry, rule.column, found)
+    return Loaded(_named(deal(data, conditions, seed, column), texts, column), schema)
+
+
+def _values_of(entry: DatasetEntry, name: str, found: ValidJob) -> tuple[npt.NDArray[np.float64], Sequence[str]]:
+    """Return each row's value of a column that the job does not use, and the texts where these are places of texts."""
+    group = entry.series.group if entry.series is not None else None
+    if name == group:
+        groups, texts = window_groups(entry)
+        return groups.astype(np.float64), texts
+    known = {each.name: each for each in entry.offered if each.type in ("number", "category")}
+    if name not in known:
+        said = f"data set {entry.name} declares no column {name!r} of numbers or categories"
+        names = [*known, group] if group else list(known)
+        raise ConditionsInvalid(said + hint(name, names), remedy="name one that it declares, or declare it")
+    column = load_dataset(entry, [name], found.resolved.label).features[:, 0]
+    return column, entry.wire(known[name]).categories or ()
 
 
 def _loaded(entry: DatasetEntry, found: ValidJob) -> Dataset:
@@ -90,10 +102,6 @@ def _evaluated(data: Dataset, found: ValidJob) -> Dataset:
         return data
     part = found.spec.evaluation.part
     return data.evaluated_on(part or ("test" if found.spec.data.fold is None else "validation"))
-
-
-def _column(entry: DatasetEntry, name: str) -> Any:
-    return entry.column(name)
 
 
 def _named(rows: ClientRows, texts: Sequence[str], column: Any) -> ClientRows:
