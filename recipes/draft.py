@@ -30,6 +30,7 @@ MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at
 MOST_TEXT: Final = 200  # characters of such a text
 FEW: Final = 10  # whole numbers that may be codes
 FEW_WORDS: Final = 3  # different words between numbers that may stand for "not known"
+EMPTY: Final = "only empty cells"
 RARE: Final = 0.1  # the share of a column's cells that such words are at most
 SENTINEL: Final = re.compile(r"-?9+(?:[.,]0+)?")  # numbers that often stand for "not known"
 LONGEST: Final = 200  # characters of a name that can be declared
@@ -125,6 +126,8 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
     if label is not None and label not in names:
         raise BadDataset(f"{file.name} has no column {label}{hint(label, names)}")
     usable = [column["name"] for column in drafted["columns"] if column["type"] in ("number", "category")]
+    if label is not None and label not in usable:
+        raise BadDataset(_no_label(file, next(each for each in drafted["columns"] if each["name"] == label)))
     guessed = next((each for wish in LABELS for each in usable if each.casefold() == wish), None)
     lines = [f"name: {_flow(name)}", f"kind: {kind}", f"path: {_flow(str(file.resolve()))}"]
     if label or guessed:
@@ -140,6 +143,16 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
         lines.append(f"  - {_flow(column)}" + (f"  # {_visible(notes)}" if notes else ""))
     text = "".join(f"  {'- ' if not place else '  '}{line}\n" for place, line in enumerate(lines))
     return HEAD + text if head else text
+
+
+def _no_label(file: Path, column: Mapping[str, Any]) -> str:
+    """Say why no model can predict a drafted column."""
+    if column["type"] != "text":
+        return f"the column {column['name']} holds images, and a label is a number or a category"
+    found = column["notes"][0].split(":")[0]
+    if found == EMPTY:
+        return f"{file.name} has no value in the column {column['name']}: a label needs rows with one"
+    return f"the column {column['name']} holds {found}, and a label is a number or a category of up to {MOST_LEVELS}"
 
 
 OPTIONS: Final = ("csv", "missing", "dates", "ranges", "channel_axis")
@@ -234,7 +247,7 @@ def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, A
             "categories": sorted(seen.texts),
             "notes": odd + nearly,
         }
-    said = "only empty cells" if not seen.texts else f"{len(seen.texts)}{' or more' * seen.more} different texts"
+    said = EMPTY if not seen.texts else f"{len(seen.texts)}{' or more' * seen.more} different texts"
     large = ["numbers that are larger, or have more digits, than a number column holds"] if seen.too_large else []
     return {"name": name, "type": "text", "notes": [f"{said}: recipes do not use it", *large, *nearly]}
 

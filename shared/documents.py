@@ -12,6 +12,9 @@ from undersong.shared.names import hint
 
 _BRANCH: Final = re.compile(r"(list|tuple|set|frozenset|dict|literal|nullable|constrained-\w+|function-\w+)\[")
 _CHOICES: Final = frozenset({"literal_error", "enum", "union_tag_invalid"})
+_NEEDED: Final = dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_set_type"), "a list") | dict.fromkeys(
+    ("dict_type", "model_type", "model_attributes_type"), "a mapping"
+)
 
 
 def pointer(path: Sequence[str | int]) -> str:
@@ -23,10 +26,15 @@ def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] =
     """Return every fault that pydantic found in a document of type `form`, which lies at `at` of a larger one."""
     found = error.errors(include_url=False)
     places = [item["loc"] for item in found]
+    said: dict[tuple[str, bool], list[str]] = {}  # by place; what a union's branches say of it is one fault
+    for item in found:
+        if not _other_branch(place := item["loc"], places):
+            branch = bool(place) and not _is_place(place[-1])
+            said.setdefault((pointer([*at, *filter(_is_place, place)]), branch), []).append(_message(item, form))
     return [
-        FieldError(pointer([*at, *filter(_is_place, item["loc"])]), _message(item, form))
-        for item in found
-        if not _other_branch(item["loc"], places)
+        FieldError(where, each)
+        for (where, branch), messages in said.items()
+        for each in ([", or: ".join(dict.fromkeys(messages))] if branch else messages)
     ]
 
 
@@ -64,6 +72,16 @@ def _message(item: ErrorDetails, form: Any) -> str:
     if item["type"] == "extra_forbidden":
         name = str(item["loc"][-1])
         return f"there is no such field{hint(name, known_fields(form, item['loc'][:-1]))}"
+    if item["type"] in _NEEDED:
+        return f"{_NEEDED[item['type']]} is needed here"
+    if item["type"] in ("too_short", "too_long"):
+        context = item.get("ctx", {})
+        allowed = (
+            f"at least {context['min_length']}" if item["type"] == "too_short" else f"at most {context['max_length']}"
+        )
+        return f"a list of {allowed} is needed here, and this one has {context['actual_length'] or 'more'}"
+    if item["type"] == "string_type":
+        return "a text is needed here" + ": put it in quotes" * isinstance(item["input"], bool | int | float)
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] in _CHOICES:
         context = item.get("ctx", {})

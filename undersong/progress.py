@@ -7,6 +7,9 @@ from typing import Any, Final
 from undersong.client.types import ENDED_ROUND_PHASES, Event, Round
 
 HEADLINE: Final = ("accuracy", "auc", "r2", "rmse", "loss")
+_NUMBERED: Final = frozenset({"train", "evaluate", "statistics"})
+_EXACT: Final = 1e-6
+"""An error bound up to which a metric is exact, in the three decimals that are shown."""
 _COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "mape_rows"})
 
 
@@ -32,7 +35,7 @@ class RoundProgress:
     @property
     def title(self) -> str:
         """What it is called on a line of its own."""
-        name = f"{self.kind} {self.number}" if self.kind in ("train", "evaluate") else self.kind
+        name = f"{self.kind} {self.number}" if self.kind in _NUMBERED and self.number else self.kind
         return name if self.attempt == 1 else f"{name}, attempt {self.attempt}"
 
     @property
@@ -45,7 +48,7 @@ def headline(metrics: Mapping[str, Any], names: Sequence[str] = HEADLINE) -> str
     """Return the metrics that most people look for in one line, each with its error bound where it has one."""
     values = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     shown = [key for key in names if key in values] or [key for key in values if not key.endswith("_error")][:3]
-    bounds = {key: f" ±{values[f'{key}_error']:.1g}" for key in shown if f"{key}_error" in values}
+    bounds = {key: f" ±{values[f'{key}_error']:.1g}" for key in shown if values.get(f"{key}_error", 0) > _EXACT}
     written = {key: f"{value:,.0f}" if key in _COUNTS else f"{value:.3f}" for key, value in values.items()}
     return ", ".join(f"{key} {written[key]}{bounds.get(key, '')}" for key in shown)
 

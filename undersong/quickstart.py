@@ -25,15 +25,38 @@ _SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "mlp": {"epochs": 1, "batch_size": 32, "learning_rate": 0.05},
 }
 """How long a site trains in a round, by the model."""
+_NO: Final = frozenset(
+    {
+        "0",
+        "n",
+        "no",
+        "none",
+        "false",
+        "f",
+        "negative",
+        "absent",
+        "healthy",
+        "well",
+        "alive",
+        "nein",
+        "falsch",
+        "negativ",
+    }
+    | {"gesund", "non", "faux", "négatif", "falso"}
+)
+"""Texts that name the class which is not looked for, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is set up: `drafts` holds each site's ``datasets.yaml``, `unused` why no model reads a column."""
+    """What is set up: `drafts` holds each site's ``datasets.yaml``, `predicted` says what the label was taken for, and
+    `unused` why no model reads a column.
+    """
 
     files: Mapping[str, Path]
     drafts: Mapping[str, str]
     job: dict[str, Any]
+    predicted: str
     unused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -70,12 +93,15 @@ def plan(
         "evaluation": {"every": 5},
     }
     unlike = {column: texts for column, texts in lists.items() if _is_unlike(column, columns)}
+    classes = lists.get(label, [])
+    if chosen["task"] == "binary" and len(classes) == 2 and classes[1].casefold() in _NO:
+        unlike[label] = classes = classes[::-1]
     if unlike:
         job["data"]["categories"] = unlike
     shared = set.intersection(*(set(named) for named in columns.values()))
     if excluded := sorted(differing.keys() & shared):
         job["data"]["exclude"] = excluded
-    return Plan(sites, drafts, job, differing)
+    return Plan(sites, drafts, job, _told(label, chosen["task"], classes), differing)
 
 
 def name_sites(files: Sequence[Path]) -> dict[str, Path]:
@@ -142,6 +168,16 @@ def _categories(columns: Mapping[str, Mapping[str, Column]], without: Mapping[st
             if column.categories is not None and name not in without:
                 found.setdefault(name, set()).update(column.categories)
     return {name: sorted(texts) for name, texts in found.items()}
+
+
+def _told(label: str, task: str, classes: Sequence[str]) -> str:
+    """Say what the label was taken for."""
+    if task == "regression":
+        return f"{label} is a number to predict"
+    if task == "multiclass":
+        return f"{label} has {len(classes)} classes: {', '.join(classes)}"
+    yes, no = (classes[1], classes[0]) if classes else ("1", "0")
+    return f"{label} has two classes: the model gives the probability of {yes}, and not of {no}"
 
 
 def _is_unlike(name: str, columns: Mapping[str, Mapping[str, Column]]) -> bool:

@@ -188,7 +188,9 @@ class PrincipalComponents(_Query):
     def _columns_fit(self) -> Self:
         _distinct(self.columns)
         if self.components > len(self.columns):
-            raise ValueError(f"there are {len(self.columns)} columns, and no more components than columns")
+            raise ValueError(
+                f"{len(self.columns)} columns have at most {len(self.columns)} components, not {self.components}"
+            )
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.near_misses import misspelt
 from undersong.shared import names
@@ -157,7 +157,8 @@ def test_every_fault_has_its_path_and_what_was_meant(document: dict[str, object]
 
 
 class Chosen(BaseModel):
-    measures: list[Literal["moments", "table"]] | Literal["*"]
+    measures: list[Literal["moments", "table"]] | Literal["*"] = "*"
+    names: tuple[str, ...] = Field(default=(), max_length=2)
 
 
 def test_the_branches_of_a_choice_between_forms_are_no_places() -> None:
@@ -168,5 +169,22 @@ def test_the_branches_of_a_choice_between_forms_are_no_places() -> None:
     assert fault.path == "/measures/1"
     assert "did you mean 'table'?" in fault.message
     with pytest.raises(ValidationError) as refused:
-        Chosen.model_validate({"measures": 5})
-    assert {fault.path for fault in document_faults(refused.value, Chosen)} == {"/measures"}
+        Chosen.model_validate({"measures": "tabel"})
+    (fault,) = document_faults(refused.value, Chosen)
+    assert fault.path == "/measures"
+    assert fault.message == "a list is needed here, or: 'tabel' is not a choice here; known: *"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("a", "a list is needed here"),
+        (["a", 3], "a text is needed here: put it in quotes"),
+        (["a", None], "a text is needed here"),
+        (["a", "b", "c"], "a list of at most 2 is needed here, and this one has 3"),
+    ],
+)
+def test_a_wrong_shape_is_told_in_the_words_of_documents(names: object, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Chosen.model_validate({"names": names})
+    assert [fault.message for fault in document_faults(refused.value, Chosen)] == [said]

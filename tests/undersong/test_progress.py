@@ -37,6 +37,15 @@ def test_the_list_of_rounds_gives_the_same_picture() -> None:
     assert seen.measured == "auc 0.900"
 
 
+def test_rounds_of_sums_are_told_apart_by_their_numbers() -> None:
+    seen = JobProgress()
+    titles = [
+        seen.take_rounds([Round(id=f"r{number}", job_id="j", number=number, kind="statistics", phase="published")])
+        for number in (0, 1, 2)
+    ]
+    assert [changed.title for [changed] in titles] == ["statistics", "statistics 1", "statistics 2"]
+
+
 def test_a_jobs_own_events_set_its_state() -> None:
     seen = JobProgress()
     seen.take(event("job.failed", state="failed", reason="quorum"))
@@ -47,4 +56,5 @@ def test_a_metric_is_shown_with_its_error_bound() -> None:
     assert headline({"mape_rows": 1204.0, "mape": 0.1}, ("mape", "mape_rows")) == "mape 0.100, mape_rows 1,204"
     assert headline({"auc": 0.9084, "auc_error": 0.00084, "loss": 0.4}) == "auc 0.908 ±0.0008, loss 0.400"
     assert headline({"mae": 2.0, "mse": 5.0, "x_error": 1.0}) == "mae 2.000, mse 5.000"
+    assert headline({"auc": 0.9, "auc_error": 3e-15}) == "auc 0.900"
     assert headline({}) == ""

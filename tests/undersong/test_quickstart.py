@@ -20,6 +20,28 @@ def files(folder: Path, *tables: list[str]) -> list[Path]:
     return paths
 
 
+def test_the_class_that_is_predicted_is_told(tmp_path: Path) -> None:
+    said = [
+        plan(files(tmp_path, *(with_label(lines, *values) for lines in (NORTH, SOUTH, EAST))), "y").predicted
+        for values in (
+            ("ja", "nein", "ja"),
+            ("A", "B", "A"),
+            ("0", "1", "0"),
+            ("low", "mid", "high"),
+            ("1.5", "2", "9"),
+        )
+    ]
+    assert said == [
+        "y has two classes: the model gives the probability of ja, and not of nein",
+        "y has two classes: the model gives the probability of B, and not of A",
+        "y has two classes: the model gives the probability of 1, and not of 0",
+        "y has 3 classes: high, low, mid",
+        "y is a number to predict",
+    ]
+    tables = [with_label(lines, "ja", "nein", "ja") for lines in (NORTH, SOUTH, EAST)]
+    assert plan(files(tmp_path, *tables), "y").job["data"]["categories"]["y"] == ["nein", "ja"]
+
+
 def with_label(lines: list[str], *values: str) -> list[str]:
     return [f"{line},{value}" for line, value in zip(lines, ("y", *values), strict=True)]
 

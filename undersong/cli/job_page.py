@@ -71,7 +71,8 @@ def _facts(job: Job, rounds: Sequence[Round], spent: JobSpent | None) -> Iterato
         yield from _further(rounds)
         for text, metrics in _groups(rounds):
             yield f"  {text}", "few rows: not told" if metrics is None else headline(metrics)
-        yield from _sites_own(rounds)
+        asked = bool((spec.get("evaluation") or {}).get("sites"))
+        yield from _sites_own(rounds, asked=asked)
     for caution in job.cautions:
         yield "caution", caution
     if (waits := common.waits(job)) is not None:
@@ -90,9 +91,11 @@ def _further(rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
         yield "  calibration", f"share of positives by mean score: {told}"
 
 
-def _sites_own(rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+def _sites_own(rounds: Sequence[Round], *, asked: bool) -> Iterator[tuple[str, str]]:
     """Yield what the sites told of their own metrics in the newest evaluation, and how these differ."""
     told = [round_.result or {} for round_ in rounds if round_.kind == "evaluate" and round_.metrics][-1]
+    if asked and not told.get("sites"):
+        yield "  sites' own", "told by no site: policies allow it by site_metrics, from their min_rows on"
     for site, metrics in (told.get("sites") or {}).items():
         yield f"  {site}", headline(metrics)
     for name, each in (told.get("spread") or {}).items():
@@ -121,8 +124,9 @@ def _failure(job: Job) -> Iterator[str]:
         yield f"{'':<10} {where}: {cause.code}: {cause.sentence}"
 
 
-def _sites(round_: Round) -> str:
-    return f"{round_.got} of {len(round_.cohort)}"
+def _sites(round_: Round) -> str | None:
+    """Return who answered; simulated evaluations ask no site, and read all held-out rows at once."""
+    return f"{round_.got} of {len(round_.cohort)}" if round_.cohort else None
 
 
 def _clipped(round_: Round) -> str | None:

@@ -59,6 +59,7 @@ def quickstart(
     from undersong.quickstart import plan  # brings numpy, which no other command needs
 
     made = plan(data, label, name=name, model=str(model), task=task and str(task), rounds=rounds)
+    common.console.print(made.predicted, markup=False, soft_wrap=True)
     for column, reason in made.unused.items():
         common.console.print(f"column {column} is not used: {reason}", markup=False, soft_wrap=True)
     told = "types, categories and missing values are guesses: read, and correct, each site's datasets.yaml"

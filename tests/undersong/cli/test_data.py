@@ -96,6 +96,20 @@ def test_a_file_that_cannot_be_declared_is_refused(undersong: Run, tmp_path: Pat
     assert told in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([], "ward.csv has no value in the column sick: a label needs rows with one"),
+        (["40,"], "ward.csv has no value in the column sick"),
+        ([f"40,note {place}" for place in range(60)], "the column sick holds 60 different texts, and a label is"),
+    ],
+)
+def test_a_column_that_cannot_be_a_label_is_refused(tmp_path: Path, rows: list[str], told: str) -> None:
+    (tmp_path / "ward.csv").write_text("\n".join(["age,sick", *rows]) + "\n")
+    with pytest.raises(BadDataset, match=told):
+        draft_text(tmp_path / "ward.csv", label="sick")
+
+
 def test_what_was_guessed_is_said(tmp_path: Path) -> None:
     (tmp_path / "ward.csv").write_bytes(
         "Bericht 7\nalter;größe;aufnahme;stufe;Outcome;notiz\n"
