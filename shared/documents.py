@@ -76,10 +76,9 @@ def _message(item: ErrorDetails, form: Any) -> str:
         return f"{_NEEDED[item['type']]} is needed here"
     if item["type"] in ("too_short", "too_long"):
         context = item.get("ctx", {})
-        allowed = (
-            f"at least {context['min_length']}" if item["type"] == "too_short" else f"at most {context['max_length']}"
-        )
-        return f"a list of {allowed} is needed here, and this one has {context['actual_length'] or 'more'}"
+        least, most, count = (context.get(each) for each in ("min_length", "max_length", "actual_length"))
+        allowed = f"{least} or more are needed" if most is None else f"{most} or fewer are allowed"
+        return f"{allowed} here, not {'more' if count is None else count}"
     if item["type"] == "string_type":
         return "a text is needed here" + ": put it in quotes" * isinstance(item["input"], bool | int | float)
     message = item["msg"].removeprefix("Value error, ")

@@ -158,7 +158,7 @@ def test_every_fault_has_its_path_and_what_was_meant(document: dict[str, object]
 
 class Chosen(BaseModel):
     measures: list[Literal["moments", "table"]] | Literal["*"] = "*"
-    names: tuple[str, ...] = Field(default=(), max_length=2)
+    names: tuple[str, ...] = Field(default=(), min_length=1, max_length=2)
 
 
 def test_the_branches_of_a_choice_between_forms_are_no_places() -> None:
@@ -180,8 +180,9 @@ def test_the_branches_of_a_choice_between_forms_are_no_places() -> None:
     [
         ("a", "a list is needed here"),
         (["a", 3], "a text is needed here: put it in quotes"),
+        ([], "1 or more are needed here, not 0"),
         (["a", None], "a text is needed here"),
-        (["a", "b", "c"], "a list of at most 2 is needed here, and this one has 3"),
+        (["a", "b", "c"], "2 or fewer are allowed here, not 3"),
     ],
 )
 def test_a_wrong_shape_is_told_in_the_words_of_documents(names: object, said: str) -> None:
