@@ -74,5 +74,7 @@ TRIMMED_MEAN: Final = RobustRule(
     trimmed_mean, lambda p: math.ceil(1 / p["trim"] - 1e-9), "of fewer sites it leaves out none"
 )
 KRUM: Final = RobustRule(
-    krum, lambda p: 2 * int(p["attackers"]) + 3, "it withstands that many attackers among twice as many and three"
+    krum,
+    lambda p: max(2 * int(p["attackers"]) + 3, int(p["attackers"]) + int(p["kept"])),
+    "it withstands that many attackers among twice as many and three, and keeps no more updates than honest sites send",
 )

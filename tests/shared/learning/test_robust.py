@@ -67,12 +67,28 @@ def test_what_all_send_is_what_comes_out_in_any_order_and_any_length(name: str) 
 
 
 def test_too_few_updates_are_refused() -> None:
-    for name, params, least in (("median", {}, 3), ("trimmed_mean", {"trim": 0.1}, 10), ("krum", {"attackers": 2}, 7)):
+    for name, params, least in (
+        ("median", {}, 3),
+        ("trimmed_mean", {"trim": 0.1}, 10),
+        ("krum", {"attackers": 2}, 7),
+        ("krum", {"attackers": 2, "kept": 5}, 7),
+        ("krum", {"attackers": 2, "kept": 8}, 10),
+    ):
         combined(name, np.zeros((least, 2), np.float32), params)
         with pytest.raises(StrategyUnknown, match="makes nothing"):
             combined(name, np.zeros((least - 1, 2), np.float32), params)
     with pytest.raises(StrategyUnknown, match="makes nothing"):
         combined("fedavg", np.zeros((9, 2), np.float32), {})
+
+
+def test_krum_never_keeps_so_many_that_an_attackers_update_is_among_them() -> None:
+    for sites in range(5, 9):
+        rows = np.zeros((sites, 2), np.float32)
+        rows[0] = 1e6
+        for kept in range(1, sites):
+            assert combined("krum", rows, {"attackers": 1, "kept": kept}).tolist() == [0, 0]
+        with pytest.raises(StrategyUnknown):
+            combined("krum", rows, {"attackers": 1, "kept": sites})
 
 
 def test_counts_are_whole() -> None:
