@@ -343,9 +343,20 @@ def _binary(sums: Sums, reading: Reading) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
+def least_class(layout: str, sums: Sums) -> float:
+    """Return how many rows the rarest class has that is there, of the layout `multiclass:C`; 0 where none is."""
+    rows = _confusion(sums, classes_in(layout)).sum(axis=1)
+    return float(rows[rows > 0].min(initial=math.inf)) if rows.any() else 0.0
+
+
+def _confusion(sums: Sums, classes: int) -> Sums:
+    """Return the sums over all rows, of groups too, as float64[C, C]."""
+    return sums[3 : 3 + classes**2].reshape(classes, classes)
+
+
 def _multiclass(sums: Sums, classes: int) -> dict[str, float]:
     n, loss, correct = sums[:3]
-    confusion = sums[3:].reshape(classes, classes)
+    confusion = _confusion(sums, classes)
     rows = confusion.sum(axis=1)
     seen = rows > 0
     recall = np.diag(confusion)[seen] / rows[seen]

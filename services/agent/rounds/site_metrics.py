@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from undersong.services.agent.domain.rules import SiteMetricsRule
 from undersong.services.agent.runner.protocol import RunOutcome
-from undersong.shared.learning.metrics import COUNTS, SHARES, metrics_of, of_all
+from undersong.shared.learning.metrics import COUNTS, SHARES, least_class, metrics_of, of_all
 from undersong.shared.wire.manifest import RoundManifest
 
 LEAST_OF_CLASS: Final = 10
-"""Rows of a class, of two: of fewer, recall and precision would tell of single rows."""
+"""Rows that a metric is of at least: of fewer of a class, recall and precision would tell of single rows."""
 
 
 def own_metrics(rule: SiteMetricsRule | None, manifest: RoundManifest, outcome: RunOutcome) -> Mapping[str, float]:
@@ -30,8 +31,16 @@ def own_metrics(rule: SiteMetricsRule | None, manifest: RoundManifest, outcome: 
     positives = found.get("positives", rows / 2)
     if rows < rule.min_rows or (of_all(layout)[0] == "binary" and min(positives, rows - positives) < LEAST_OF_CLASS):
         return {}
-    told = {name: value for name, value in found.items() if name not in COUNTS and not name.endswith("_error")}
+    hidden = COUNTS | _of_few(of_all(layout)[0], sums, found)
+    told = {name: value for name, value in found.items() if name not in hidden and not name.endswith("_error")}
     return {"examples": rows} | {name: _blurred(name, value, rule.noise) for name, value in told.items()}
+
+
+def _of_few(layout: str, sums: npt.NDArray[np.float64], found: Mapping[str, float]) -> frozenset[str]:
+    """Return the metrics that rest on too few rows although the site has enough: by class of several, or by size."""
+    if layout.startswith("multiclass"):
+        return frozenset({"balanced_accuracy"} if 0 < least_class(layout, sums) < LEAST_OF_CLASS else ())
+    return frozenset({"mape"} if found.get("mape_rows", LEAST_OF_CLASS) < LEAST_OF_CLASS else ())
 
 
 def _blurred(name: str, value: float, noise: float) -> float:

@@ -10,7 +10,7 @@ from tests.services.agent.domain.test_rules import changed
 from undersong.services.agent.domain.rules import SiteMetricsRule
 from undersong.services.agent.rounds.site_metrics import own_metrics
 from undersong.services.agent.runner.protocol import RunOutcome
-from undersong.shared.learning.metrics import binary_sums, by_groups, metrics_of, regression_sums
+from undersong.shared.learning.metrics import binary_sums, by_groups, metrics_of, multiclass_sums, regression_sums
 
 ASKED = changed(kind="evaluate", metrics_layout="binary", length=9, site_metrics=True)
 RANDOM = np.random.default_rng(5)
@@ -43,6 +43,21 @@ def test_few_rows_of_a_class_are_not_told(outcome: RunOutcome, tmp_path: Path) -
     few = tmp_path / "few"
     np.asarray(binary_sums(np.arange(300) < 9, np.full(300, 0.5)), "<f8").tofile(few)
     assert own_metrics(SiteMetricsRule(20, 0.0), ASKED, replace(outcome, sums=few, metrics_layout="binary")) == {}
+
+
+def test_a_metric_of_few_rows_is_left_out_where_the_others_are_told(tmp_path: Path) -> None:
+    rule, path = SiteMetricsRule(20, 0.0), tmp_path / "sums"
+    for rare, told in ((0, True), (1, False), (9, False), (10, True)):
+        labels = np.repeat([0, 1, 2], [60, 60, rare])
+        np.asarray(multiclass_sums(labels, np.full((labels.size, 3), 1 / 3)), "<f8").tofile(path)
+        found = own_metrics(rule, ASKED, RunOutcome(sums=path, metrics_layout="multiclass:3"))
+        assert "accuracy" in found
+        assert ("balanced_accuracy" in found) is told
+        labels = np.repeat([0.0, 5.0], [60, rare])
+        np.asarray(regression_sums(labels, labels + 1), "<f8").tofile(path)
+        found = own_metrics(rule, ASKED, RunOutcome(sums=path, metrics_layout="regression"))
+        assert "mae" in found
+        assert ("mape" in found) is (rare >= 10)
 
 
 def test_noise_blurs_shares_and_errors(outcome: RunOutcome, tmp_path: Path) -> None:
