@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from undersong.recipes.entry import BadDataset, DatasetEntry
 from undersong.recipes.files import FilePart, csv_parts
 from undersong.recipes.options import ImageOptions
+from undersong.shared.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,17 +63,19 @@ def _read(options: ImageOptions, file: str, where: str) -> npt.NDArray[np.uint8]
     except ImportError:
         raise BadDataset("its images need the package Pillow: pip install 'undersong[agent]'") from None
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are looked at here
-            if image.width * image.height > MOST_PIXELS:
-                raise _bad(f"has more than {MOST_PIXELS:,} pixels", f"{where}: {file}")
-            fitted = _fitted(options, image, f"{where}: {file}")
-            pixels = np.array(fitted, np.uint8)
+        with (
+            os.fdopen(open_regular(path), "rb") as opened,
+            warnings.catch_warnings(action="ignore"),  # of damaged metadata, and of sizes that are looked at here
+            Image.open(opened, formats=FORMATS) as image,
+        ):
+            pixels = np.array(_fitted(options, image, f"{where}: {file}"), np.uint8)
     except FileNotFoundError:
         raise _bad("is not in its folder", f"{where}: there is no file {path}") from None
     except UnidentifiedImageError:
         raise _bad("is no image that can be read", f"{where}: {file} is none of {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except BadDataset:
+        raise
+    except Exception as error:  # noqa: BLE001 (Pillow's readers of formats raise anything where a file is damaged)
         raise _bad("is cut or damaged", f"{where}: {file}: {error}") from None
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
@@ -81,6 +85,8 @@ def _fitted(options: ImageOptions, image: Image, told: str) -> Image:
     from PIL.Image import Resampling
 
     mode, size = MODES[options.channels], (options.width, options.height)
+    if image.width * image.height > MOST_PIXELS:
+        raise _bad(f"has more than {MOST_PIXELS:,} pixels", told)
     if image.mode not in CONVERTED:
         said = f"{told} has the mode {image.mode}: store it with 8 bits, or as npz"
         raise _bad("has pixels of more than 8 bits", said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import mmap
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from undersong.recipes import training
 from undersong.recipes.protocol import Array, RecipeError, Tensors
-from undersong.shared.files import file_mark
+from undersong.shared.files import file_mark, open_regular
 from undersong.shared.learning import safetensors
 from undersong.shared.names import hint
 
@@ -48,7 +49,7 @@ class Pretrained:
         if (self.package is None) == (self.beside is None):
             raise RecipeError("pretrained files are of a package or lie beside the recipe: give one of the two")
         for name, digest in self.files.items():
-            if Path(name).is_absolute() or ".." in Path(name).parts:
+            if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
                 raise RecipeError(f"{name} is outside the folder of the pretrained files: give names inside it")
             if not re.fullmatch("[0-9a-f]{64}", digest):
                 raise RecipeError(
@@ -95,6 +96,8 @@ class Pretrained:
                 if key in found:
                     _check_tensor(name, key, found[key], tensor)
                     tensor.copy_(torch.from_numpy(np.array(found[key])))
+                    if tensor.is_floating_point() and not tensor.isfinite().all():
+                        raise RecipeError(f"tensor {key} of {name} holds a number that {tensor.dtype} cannot hold")
 
     def _tensors(self, name: str) -> Tensors:
         """Return a file's tensors, which are read as they are used."""
@@ -171,6 +174,6 @@ def _sha256(file: Path) -> str:
     """Return a file's digest, which is computed again when the file changed."""
     mark = file_mark(file)
     if file not in _CHECKED or _CHECKED[file][0] != mark:
-        with file.open("rb") as opened:
+        with os.fdopen(open_regular(file), "rb") as opened:
             _CHECKED[file] = mark, hashlib.file_digest(opened, "sha256").hexdigest()
     return _CHECKED[file][1]

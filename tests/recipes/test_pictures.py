@@ -1,5 +1,7 @@
 """Images of a folder that a manifest names."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import yaml
 from PIL import Image
 
 from tests.recipes.declaring import declared, refused
-from undersong.recipes.datasets import describe_dataset, load_dataset
+from undersong.recipes.datasets import BadDataset, describe_dataset, load_dataset
 from undersong.recipes.declaration import read_declarations
 from undersong.recipes.entry import DatasetEntry
 
@@ -96,6 +98,24 @@ def test_a_file_that_is_cut_and_one_with_too_many_pixels_are_refused(
     assert "cut or damaged" in refused(entry).detail
     monkeypatch.setattr("undersong.recipes.pictures.MOST_PIXELS", 20)
     assert "pixels" in refused(entry).detail
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_file_is_read_or_refused_whatever_pillow_raises(tmp_path: Path) -> None:
+    entry = made(tmp_path, [("a.tiff", 1, grey(9))])
+    whole = (tmp_path / "pictures" / "a.tiff").read_bytes()
+    for place in range(4, len(whole) - 24):  # header and tags
+        damaged = bytearray(whole)
+        damaged[place] = 2
+        (tmp_path / "pictures" / "a.tiff").write_bytes(damaged)
+        with suppress(BadDataset):
+            load_dataset(entry)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    entry = made(tmp_path, [("a.png", 1, None)])
+    os.mkfifo(tmp_path / "pictures" / "a.png")
+    assert "it is a named pipe, and a file is expected" in refused(entry).explain()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files of a pretrained model at each site: found, compared, loaded strictly, and kept out of the model."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,3 +184,13 @@ def test_texts_and_encode_come_together(base: Pretrained) -> None:
     odd._encode = lambda texts, **_: np.zeros(len(texts) + 1)
     with pytest.raises(RecipeError, match="as many rows as texts"):
         odd.initial(said().shape, {}, {}, 0)
+
+
+def test_numbers_that_the_module_cannot_hold_and_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"weight of base\.safetensors holds a number that torch\.float32 cannot"):
+        recipe(kept(tmp_path, {"weight": BASE["weight"].astype(float) * 1e300})).initial(said().shape, {}, {}, 0)
+    os.mkfifo(tmp_path / "own" / "pipe")
+    with pytest.raises(RecipeError, match="it is a named pipe, and a file is expected"):
+        Pretrained({"pipe": "0" * 64}, beside=tmp_path / "own.py").check()
+    with pytest.raises(RecipeError, match="outside the folder"):
+        Pretrained({"a\0b": "0" * 64}, beside=tmp_path / "own.py")
