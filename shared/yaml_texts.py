@@ -15,6 +15,7 @@ NOTHING = ("", "~", "null")
 
 _MOST_PLACES = 100_000  # of a document whose lines are looked for: aliases can multiply what is short
 _BREAKS = frozenset("\x85\u2028\u2029")
+_HALVES = re.compile("[\ud800-\udfff]")
 _WHOLE = "(?:0|[1-9][0-9]*)"
 _SCALARS = (
     ("bool", "true|false|True|False|TRUE|FALSE", "tTfF"),
@@ -29,7 +30,21 @@ class NotYaml(ValueError):
     """The text is no YAML document that says each thing once."""
 
 
+def _whole(text: str, node: yaml.Node) -> str:
+    """Join the halves of characters that JSON escapes in two; raises for half a character, which no file can hold."""
+    if not _HALVES.search(text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise yaml.constructor.ConstructorError(None, None, "half a character", node.start_mark) from None
+
+
 class _Texts(yaml.BaseLoader):
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        """Return a text of whole characters."""
+        return _whole(super().construct_scalar(node), node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a mapping that says one thing twice: YAML would keep the last."""
         _once(node)
@@ -40,6 +55,10 @@ class _Plain(yaml.SafeLoader):
     """Without the resolvers of YAML 1.1; see `_SCALARS`."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (as the library has it)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Return a text of whole characters."""
+        return _whole(super().construct_scalar(node), node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a mapping that says one thing twice."""

@@ -40,6 +40,7 @@ def test_scalars_of_json_are_read(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2", "{b: {a: 1, a: 1}}", "[", "\x00", "[" * 5000, "a: b: c", "--- 1\n--- 2",
+                                  '"\\ud800"', '{"\\udc00": 1}', '"\\ude00\\ud83d"',
                                   "!!python/object/apply:os.system [true]"])  # fmt: skip
 def test_what_says_nothing_or_two_things_is_refused(text: str) -> None:
     with pytest.raises(NotYaml):
@@ -50,3 +51,8 @@ def test_anchors_and_merges_are_read() -> None:
     assert load_document("a: &a {x: 1}\nb: {<<: *a, y: no}") == {"a": {"x": 1}, "b": {"x": 1, "y": "no"}}
     assert load_document("") is None
     assert load_document("a:") == {"a": None}
+
+
+def test_a_character_that_json_escapes_in_two_halves_is_one() -> None:
+    for load in (load_document, load_texts):
+        assert load('{"\\ud83d\\ude00": ["\\ud83d\\ude00 x"]}') == {"\U0001f600": ["\U0001f600 x"]}

@@ -168,10 +168,10 @@ class Snapshots:
             return False
         try:
             taken_at = _out(one).stat().st_mtime
-            known = _mark_file(one).read_text() == one.mark
         except OSError:
             return True
-        return not known or (quiet and one.refresh_s is not None and time.time() - taken_at >= one.refresh_s)
+        old = one.refresh_s is not None and time.time() - taken_at >= one.refresh_s
+        return _read(_mark_file(one)) != one.mark or (quiet and old)
 
     async def _take(self, name: str, one: _Wanted) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -194,8 +194,12 @@ class Snapshots:
         kept = {path for one in wanted.values() for path in (_out(one), _mark_file(one))}
         busy = tuple(wanted[name].request.out for name in self._running)
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if path not in kept and not str(path).startswith(busy):
+            if path in kept or str(path).startswith(busy):
+                continue
+            try:
                 path.unlink(missing_ok=True)
+            except OSError as error:  # a folder, or one that cannot be written: other data sets are read all the same
+                log.warning("snapshot.not_erased", file=path.name, reason=error.strerror)
         for name in set(self.faults) - set(wanted):
             del self.faults[name]
 
@@ -267,5 +271,5 @@ def _mark_file(one: _Wanted) -> Path:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""

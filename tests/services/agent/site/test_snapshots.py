@@ -107,6 +107,15 @@ async def test_rows_that_are_declared_no_longer_are_erased(tmp_path: Path) -> No
     assert list((tmp_path / "snapshots").iterdir()) == []
 
 
+async def test_what_else_is_in_the_folder_and_a_damaged_mark_stop_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    assert await site.taken()
+    (tmp_path / "snapshots" / "inner").mkdir()
+    site.rows.with_name(site.rows.name + ".mark").write_bytes(b"\xff\xfe\x80")
+    assert await site.taken(), "rows of which nobody knows what they are of are taken again"
+    assert not await site.taken()
+
+
 async def test_a_query_whose_rows_cannot_be_kept_stops_no_other(tmp_path: Path) -> None:
     site = Site(tmp_path)
     first = {"name": "a", "kind": "sql", "sql": {"url_file": "a\0b", "query": "SELECT 1 AS x"}}
