@@ -51,16 +51,20 @@ def scaled(
         return {SCALE: before[SCALE]} if SCALE in before else {}
     if SCALE not in before:
         raise RecipeError(no_scale(_STRATEGIES[by]))
-    options, scale = LocalTraining.of(settings), math.exp(float(before[SCALE][0]))
+    options = LocalTraining.of(settings)
     changes = {name: made[name].astype(np.float64) - before[name] for name in names}
-    if by == "steps":
-        own = fitted.path / options.learning_rate
-        factor = scale / own if own > 0 else math.nan
-    else:
-        square = sum(float(np.sum(change * change)) for change in changes.values())
-        factor, own = _of_loss(fitted.first_loss, square / options.rate(context, 0, 1), options.fairness)
-        factor /= scale
-    number = (own / scale - 1) / SCALE_UNIT
+    try:
+        scale = math.exp(float(before[SCALE][0]))
+        if by == "steps":
+            own = fitted.path / options.learning_rate
+            factor = scale / own
+        else:
+            square = sum(float(np.sum(change * change)) for change in changes.values())
+            factor, own = _of_loss(fitted.first_loss, square / options.rate(context, 0, 1), options.fairness)
+            factor /= scale
+        number = (own / scale - 1) / SCALE_UNIT
+    except ArithmeticError:  # a number that is too large, or a scale that sites moved to 0
+        raise RecipeError(DIVERGED) from None
     if not math.isfinite(factor) or not math.isfinite(number):
         raise RecipeError(DIVERGED)
     sent = {name: _moved(made[name], before[name] + factor * change) for name, change in changes.items()}

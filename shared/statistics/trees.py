@@ -25,7 +25,7 @@ LEAF: Final = -1
 """In place of a split: a leaf, or no node at all."""
 OPEN: Final = -2
 """In place of a split: a node that the next round of sums may split."""
-_SPAN: Final = 2**16
+_SPAN: Final = 2**24  # more than a column has bins, and small enough that codes are exact in a float64
 _BORDERS: Final = "trees.borders"
 _START: Final = "trees.start"
 _LABEL: Final = "trees.label"

@@ -9,7 +9,9 @@ import pytest
 
 from undersong.recipes import table
 from undersong.recipes.catalogue import load_recipe
+from undersong.recipes.fitting import Fitted
 from undersong.recipes.protocol import Dataset, RecipeError, TrainResult
+from undersong.recipes.site_scaling import scaled
 from undersong.shared.learning.steps import next_model
 from undersong.shared.learning.strategies import SCALE, params_at_sites
 from undersong.shared.learning.tensors import Model, flatten, load
@@ -148,6 +150,24 @@ def test_a_model_begun_without_a_scale_is_refused_with_what_to_do_and_one_with_i
     made = train(begun, SITES[0], PARAMS, 0)
     assert np.array_equal(made.tensors[SCALE], begun.tensors[SCALE])
     begun.schema.result(made.tensors)
+
+
+@pytest.mark.parametrize(
+    ("by", "log_scale", "fitted"),
+    [
+        ("loss", 0.0, Fitted(10, 1.0, path=1.0, first_loss=1e200)),
+        ("loss", -1e3, Fitted(10, 1.0, path=1.0, first_loss=1.0)),
+        ("steps", 1e3, Fitted(10, 1.0, path=1.0)),
+        ("steps", -1e3, Fitted(10, 1.0, path=1.0)),
+        ("steps", 0.0, Fitted(10, 1.0, path=0.0)),
+        ("steps", 0.0, Fitted(10, 1.0, path=np.nan)),
+    ],
+)
+def test_scales_and_losses_of_which_no_number_follows_are_told(by: str, log_scale: float, fitted: Fitted) -> None:
+    before = {"w": np.zeros(2), SCALE: np.array([log_scale], np.float32)}
+    settings = {"learning_rate": 0.01, "scaled_by": by, "fairness": 2.0}
+    with pytest.raises(RecipeError, match="diverged"):
+        scaled(before, {"w": np.ones(2)}, ["w"], fitted, settings, {})
 
 
 def test_a_loss_below_0_has_no_power() -> None:

@@ -264,3 +264,11 @@ def test_sums_that_no_honest_sites_give_end_in_trees_or_a_refusal(data: st.DataO
             return
         assert growth.length > SALT
         assert np.isfinite(site_sums(growth, *rows(0, 30, task))).all()
+
+
+def test_a_split_is_one_number_whatever_the_columns_and_bins() -> None:
+    """Also in a float64, as which manifests carry it."""
+    for column, place in ((0, 0), (0, 65_536), (3, 70_000), (1, 333_332), (999_999, 1)):
+        for left in (False, True):
+            split = TreeSplit(column, place, left)
+            assert TreeSplit.of(int(float(split.code))) == split
