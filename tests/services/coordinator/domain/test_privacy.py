@@ -339,7 +339,7 @@ def test_what_cannot_protect_records_is_refused() -> None:
         (named, [10, 20], {"/privacy/model": "epochs and batch_size"}),
         (named, [10, None], {"/privacy/model": "how many rows"}),
         (named, [], {"/privacy/model": "how many rows"}),
-        (grouped, [10], {"/recipe/params/normalisation": "to protect records, 'batch' is not a choice here"}),
+        (grouped, [10], {"/recipe/params/normalisation": "to protect records, 'auto' is not a choice here"}),
         (
             load_recipe("tabular").spec,
             [10**12],
