@@ -98,7 +98,7 @@ class SiteMetricsEntry(BaseModel):
     min_rows: int = Field(
         default=100,
         ge=20,
-        description="Fewest test rows; below, this site's metrics are not told, nor what rests on a class of fewer than ten",
+        description="Fewest test rows; below, this site's metrics are not told, nor what rests on a class of under ten",
     )
     noise: float = Field(
         default=0.0,
