@@ -185,10 +185,11 @@ def spread(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, An
             continue
         sign = -1 if name in BETTER_BELOW else 1
         worst = min((sign * value, site) for site, value in values.items())[1]
-        all_of = np.array(list(values.values()))
+        largest = max(map(abs, values.values())) or 1.0  # what a site tells has a square that may not be a number
+        shares = np.array(list(values.values())) / largest
         found[name] = {
-            "mean": float(all_of.mean()),
-            "deviation": float(all_of.std()),
+            "mean": float(shares.mean() * largest),
+            "deviation": float(shares.std() * largest),
             "worst": values[worst],
             "worst_site": worst,
         }

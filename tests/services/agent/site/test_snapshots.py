@@ -112,7 +112,7 @@ async def test_what_else_is_in_the_folder_and_a_damaged_mark_stop_nothing(tmp_pa
     assert await site.taken()
     (tmp_path / "snapshots" / "inner").mkdir()
     site.rows.with_name(site.rows.name + ".mark").write_bytes(b"\xff\xfe\x80")
-    assert await site.taken(), "rows of which nobody knows what they are of are taken again"
+    assert await site.taken(), "rows whose query is not known are asked for again"
     assert not await site.taken()
 
 
