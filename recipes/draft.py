@@ -33,6 +33,7 @@ FEW_WORDS: Final = 3  # different words between numbers that may stand for "not 
 EMPTY: Final = "only empty cells"
 RARE: Final = 0.1  # the share of a column's cells that such words are at most
 SENTINEL: Final = re.compile(r"-?9+(?:[.,]0+)?")  # numbers that often stand for "not known"
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # of images
 LONGEST: Final = 200  # characters of a name that can be declared
 LONG: Final = 15  # characters of a number that float64 surely holds
 LABELS: Final = ("label", "target", "outcome", "class", "y")
@@ -249,7 +250,18 @@ def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, A
         }
     said = EMPTY if not seen.texts else f"{len(seen.texts)}{' or more' * seen.more} different texts"
     large = ["numbers that are larger, or have more digits, than a number column holds"] if seen.too_large else []
-    return {"name": name, "type": "text", "notes": [f"{said}: recipes do not use it", *large, *nearly]}
+    return {
+        "name": name,
+        "type": "text",
+        "notes": [f"{said}: recipes do not use it", *large, *nearly, *_pictures(known)],
+    }
+
+
+def _pictures(known: Sequence[str]) -> list[str]:
+    """Return what to do with a column that names files of images."""
+    if not known or not all(text.casefold().endswith(SUFFIXES) for text in known):
+        return []
+    return ["files of images? kind: images reads them, see Folders of images in docs/data.md"]
 
 
 def _number_notes(seen: _Seen, known: Sequence[str], absent: Sequence[str], form: str | None) -> list[str]:

@@ -249,6 +249,7 @@ def test_words_between_numbers_are_proposed_as_missing(
         (["0", "1", "9"] * 9, "number", ["holds 0, 1, 9: a category?", "9 far outside the rest (0 to 1)"]),
         (["9007199254740993"] + [str(row) for row in range(99)], "text", ["have more digits, than a number column"]),
         (["1e999", "1"], "category", []),
+        ([f"p{row}.JPG" for row in range(60)], "text", ["files of images? kind: images reads them"]),
         (["x" * 300_000] + [str(row) for row in range(99)], "text", ["99 or more different texts"]),
     ],
 )  # fmt: skip
