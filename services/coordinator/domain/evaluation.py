@@ -48,6 +48,7 @@ def check_evaluation(
         found.error("/recipe/params", f"at all sites {problem}")
         return
     if label.type != "number":
+        _warn_of_spare_classes(layout, label, found)
         return
     wrong = {site: fault for site, column in at_sites.items() if (fault := _wrong_numbers(layout, column)) is not None}
     if not wrong:
@@ -246,6 +247,15 @@ def check_watched(
         found.error("/evaluation/early_stop/metric", f"no evaluation of this job has {metric!r}{hint(metric, names)}")
     elif part.early_stop.mode == "max" and metric in BETTER_BELOW:
         found.warn("/evaluation/early_stop/mode", f"{metric!r} is better the smaller it is, and mode is max")
+
+
+def _warn_of_spare_classes(layout: str, label: Column, found: Findings) -> None:
+    """Warn of classes that no category of the label stands for: a model learns, slowly, that they never come."""
+    count = len(label.categories or ())
+    known = 2 if layout == Task.BINARY else classes_in(layout)
+    if 2 <= count < known:
+        said = f"the label {label.name!r} has {count} categories, and this job's model {known} classes"
+        found.warn("/recipe/params", f"{said}: set classes: {count}, unless more are to come")
 
 
 def _misfit(layout: str, column: Column) -> str | None:

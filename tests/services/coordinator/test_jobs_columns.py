@@ -129,6 +129,19 @@ async def test_the_dry_run_warns_of_too_few_rows_for_an_auc(
         assert [each["path"] for each in found] == ["/evaluation"] * expected
 
 
+@pytest.mark.parametrize(("classes", "warned"), [(3, False), (10, True)])
+async def test_the_dry_run_warns_of_classes_that_the_label_does_not_have(
+    small_world: World, classes: int, warned: bool
+) -> None:
+    federation = await small_world.federation()
+    for at in range(3):
+        await small_world.site(federation, f"site-{at}", labelled(type="category", categories=list("abc")))
+    recipe = {"name": "tabular", "params": {"task": "multiclass", "classes": classes}}
+    body = document(federation, recipe=recipe, evaluation={"every": 0})
+    found = (await small_world.admin.post("/v1/jobs/validations", json=body)).json()["warnings"]
+    assert ["set classes: 3" in each["message"] for each in found] == [True] * warned
+
+
 async def test_labels_in_another_order_get_one_order_in_the_manifest(small_world: World) -> None:
     world = small_world
     federation = await world.federation()
