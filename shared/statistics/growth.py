@@ -175,6 +175,8 @@ def site_sums(growth: Growth, features: Floats, label: Floats) -> Floats:
         numbers = [at for at, column in enumerate(growth.columns) if column.type != "category"]
         known = [values[np.isfinite(values)] for values in features[:, numbers].T]
         return np.concatenate([_label_sums_of(options, label), *map(ranges.counts_by_size, known)])
+    if not open_nodes(trees):
+        raise TreesInvalid("no node of the trees is open, and a round of sums splits some")
     places, width = trees.bins.places(features), sum(trees.bins.sizes)
     first, second = _derivatives(options, _said(trees, places), label, trees.label)
     codes, made = places + trees.bins.starts, []

@@ -159,7 +159,7 @@ def trees_of(context: Context, columns: Sequence[Column], options: TreeOptions) 
         return None
     try:
         borders = _borders_of(context[_BORDERS], columns)
-        splits = np.array(context[_SPLITS], np.float64).reshape(-1, options.inner).astype(np.int64)
+        splits = _codes_of(context[_SPLITS]).reshape(-1, options.inner)
         values = np.array(context[_VALUES], np.float64).reshape(len(splits), options.nodes)
         mean, scale = context[_LABEL]
         found = Trees(Bins.of(columns, borders), np.array(context[_START], np.float64), (mean, scale), splits, values)
@@ -178,8 +178,21 @@ def check_trees(trees: Trees, options: TreeOptions) -> None:
         split = TreeSplit.of(int(code))
         if split.column >= len(sizes) or split.bin >= sizes[split.column]:
             raise TreesInvalid("a tree splits a column or an interval that is not there")
-    if not (np.isfinite(trees.values).all() and np.isfinite(trees.start).all() and trees.label[1] > 0):
+    numbers = (
+        trees.values,
+        trees.start,
+        np.array(trees.label),
+        *(each for each in trees.bins.borders if each is not None),
+    )
+    if not (all(np.isfinite(each).all() for each in numbers) and trees.label[1] > 0):
         raise TreesInvalid("a tree holds values that are no numbers")
+
+
+def _codes_of(flat: Sequence[float]) -> Places:
+    codes = np.array(flat, np.float64)
+    if not ((codes >= OPEN) & (codes < 2.0**53)).all():
+        raise ValueError("a split is no code")
+    return codes.astype(np.int64)
 
 
 def _borders_of(flat: Sequence[float], columns: Sequence[Column]) -> list[Floats]:

@@ -1,5 +1,6 @@
 """Trees from sums over sites: those of all rows in one place, and what bad sums and parameters lead to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -272,3 +273,28 @@ def test_a_split_is_one_number_whatever_the_columns_and_bins() -> None:
         for left in (False, True):
             split = TreeSplit(column, place, left)
             assert TreeSplit.of(int(float(split.code))) == split
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"trees.splits": [math.nan, -1.0, -1.0]},
+        {"trees.splits": [1e300, -1.0, -1.0]},
+        {"trees.splits": [-3.0, -2.0, -1.0]},
+        {"trees.splits": [-1.0, -1.0, -1.0]},
+        {"trees.label": [math.nan, 1.0]},
+        {"trees.borders": [1.0, math.nan]},
+        {"trees.borders": [2.0, 0.0]},
+        {"trees.values": [math.inf] * 7},
+    ],
+)
+def test_trees_that_no_round_leads_to_are_refused_at_a_site(told: dict[str, list[float]]) -> None:
+    columns = (Column(name="x", type="number"),)
+    begun = Growth(columns, TreeOptions(depth=2, ranges={"x": (-1.0, 1.0)}, bins=2), 1, "y", {}).trees
+    assert begun is not None
+    options = TreeOptions(depth=2, bins=2)
+    features, label = np.zeros((4, 1)), np.array([0.0, 1.0, 1.0, 0.0])
+    context = begun.to_context()
+    assert site_sums(Growth(columns, options, 1, "y", context), features, label).size == 9
+    with pytest.raises(TreesInvalid):
+        site_sums(Growth(columns, options, 1, "y", {**context, **told}), features, label)
