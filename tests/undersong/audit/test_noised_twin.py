@@ -125,7 +125,7 @@ def test_a_twin_has_the_shares_of_the_rows_and_is_charged_once(undersong: Any, s
         (["--epsilon", "nan"], {}, "epsilon must be more than 0"),
         (["--epsilon", "1001"], {}, "at most 1000"),
         (["--epsilon", "1", "--delta", "1e-30"], {}, "delta from 1e-12"),
-        (["--epsilon", "1"], {"budgets": {"ward": BUDGET | {"delta": 1e-30}}}, "delta of 1e-30"),
+        (["--epsilon", "1"], {"budgets": {"ward": BUDGET | {"delta": 1e-30}}}, "greater than or equal to 0.0000"),
         (["--epsilon", "1", "--delta", "0.1"], {}, "not less than 1 / 1000 rows"),
         (["--epsilon", "1", "--data", "datasets.yaml"], {}, "neither --data nor --from"),
         (["--epsilon", "1", "--out", "."], {}, "is not empty"),
