@@ -161,7 +161,7 @@ def check_simulated_alike(platform: Platform, name: str, job_id: str, folder: Pa
     mine, theirs = (load(path.read_bytes()) for path in (run.model, target))
     assert mine.schema == theirs.schema
     apart = max(float(np.abs(mine.tensors[key] - theirs.tensors[key]).max()) for key in mine.tensors)
-    assert 0 < apart < 3e-4, "a few steps of the grid: sites draw their rounding"
+    assert 0 < apart < 2e-3, "steps of the grid, and what training makes of them: sites draw their rounding"
 
 
 def scores_of(platform: Platform, job_id: str) -> list[dict[str, Any]]:
