@@ -44,7 +44,7 @@ class TreeOptions(Document):
         default=64, ge=2, le=256, description="Intervals of a number column, besides one for missing values."
     )
     ranges: dict[Name, tuple[Number, Number]] = Field(
-        default_factory=dict,
+        default={},
         description="Lowest and highest value of each number, and of a number that is predicted: intervals are equal "
         "parts of them, and no counts by size are asked for first.",
     )

@@ -45,10 +45,11 @@ def _faults(source: str) -> Iterator[str]:
 
 
 def test_nothing_shipped_runs_what_it_reads() -> None:
+    """Recipes apart, in one place: they are code, which a site's policy allows by its digest."""
     files = [path for folder in SHIPPED for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 150
     found = {str(path.relative_to(ROOT)): list(_faults(path.read_text())) for path in files}
-    assert {name: faults for name, faults in found.items() if faults} == {}
+    assert {name: faults for name, faults in found.items() if faults} == {"recipes/catalogue.py": ["exec"]}
 
 
 @pytest.mark.parametrize(

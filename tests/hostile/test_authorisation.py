@@ -59,6 +59,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/tasks/leases": {"wait_s": 0},
         "POST /v1/tasks/{task_id}/heartbeats": lease,
         "POST /v1/tasks/{task_id}/completions": lease | {"digest": "0" * 64},
+        "PUT /v1/tasks/{task_id}/metrics": lease | {"metrics": {"examples": 20.0}},
         "POST /v1/tasks/{task_id}/failures": lease | {"code": "odd", "message": "", "retryable": True},
         "PUT /v1/rounds/{round_id}": {"manifest": {}, "keyid": "0" * 64, "signature": "00"},
         "POST /v1/rounds/{round_id}/lost": {"sites": []},

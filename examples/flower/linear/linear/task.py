@@ -29,7 +29,7 @@ def set_model_params(model, params):
 def load_data(node_config):
     """Load this node's rows: those of its file where it has one, else a part of scikit-learn's digits."""
     if "data-path" in node_config:
-        rows = np.load(node_config["data-path"])
+        rows = np.load(node_config["data-path"], allow_pickle=False)
         return rows["x_train"] / 16, rows["x_test"] / 16, rows["y_train"], rows["y_test"]
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

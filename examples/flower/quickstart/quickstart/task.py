@@ -21,7 +21,7 @@ class Net(nn.Module):
 def load_data(node_config, batch_size):
     """Load this node's rows: those of its file where it has one, else a part of scikit-learn's digits."""
     if "data-path" in node_config:
-        rows = np.load(node_config["data-path"])
+        rows = np.load(node_config["data-path"], allow_pickle=False)
         train, test = (rows["x_train"], rows["y_train"]), (rows["x_test"], rows["y_test"])
     else:
         from sklearn.datasets import load_digits

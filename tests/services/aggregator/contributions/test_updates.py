@@ -206,7 +206,7 @@ async def test_evaluations_share_one_layout(stage: Stage) -> None:
     assert reason(await send(manifest.round_id, a, wrong)) == (422, "wrong-length")
     unknown = sums(manifest, opened, a, np.ones(6), "surprise")
     assert reason(await send(manifest.round_id, a, unknown)) == (422, "wrong-length")
-    assert (await send(manifest.round_id, b, sums(manifest, opened, b, np.ones(5), "regression"))).status_code == 201
+    assert (await send(manifest.round_id, b, sums(manifest, opened, b, np.ones(8), "regression"))).status_code == 201
     other = sums(manifest, opened, c, np.ones(7), "multiclass:2")
     assert reason(await send(manifest.round_id, c, other)) == (422, "wrong-length")
 

@@ -15,7 +15,7 @@ from undersong.services.aggregator.domain.refusals import FormUndecided
 from undersong.services.aggregator.domain.rounds import Form, settled_form
 from undersong.shared.wire.manifest import RoundKind
 
-FORMS = st.lists(st.sampled_from([Form(8), Form(2), Form(80), Form(10, "regression"), Form(14, "multiclass:2")]))
+FORMS = st.lists(st.sampled_from([Form(8), Form(2), Form(80), Form(16, "regression"), Form(14, "multiclass:2")]))
 
 
 @given(FORMS, st.integers(1, 12), st.randoms())
@@ -90,7 +90,7 @@ async def test_one_hostile_layout_is_refused_alone_in_an_evaluation(quick_stage:
     opened = await stage.open(manifest)
     *honest, hostile = manifest.cohort
     answer = await stage.send(
-        manifest.round_id, hostile, stage.sums(manifest, opened, hostile, np.ones(5), "regression")
+        manifest.round_id, hostile, stage.sums(manifest, opened, hostile, np.ones(8), "regression")
     )
     assert answer.status_code == (422 if named else 201)
     for site in honest:
