@@ -136,7 +136,7 @@ async def tell_metrics(task_id: Id, body: MetricsBody, site: SiteParty, use: Use
 
 @router.post("/{task_id}/failures", responses=_REPORTS)
 async def fail_task(task_id: Id, body: FailureReport, site: SiteParty, use: Use) -> TaskOutcomeView:
-    """Take note that the site could not do it. Where trying again may help, the task opens again, at most five times."""
+    """Take note that the site could not do it. Where it may help, the task opens again, at most five times."""
     failure = Failure(body.code, body.message, tuple(body.trace), body.retryable)
     task = await use.tasks.fail(SiteId(site.name), TaskId(task_id), body.lease_token, failure)
     return TaskOutcomeView(task_id=task.id, state=task.state.value)
