@@ -139,7 +139,7 @@ def test_lint_gives_every_fault_its_line_and_a_remedy() -> None:
         (b"federations: [own]\na: b: c\n", 2, "not YAML"),
         (b"federations: [own]\nengines: []\nengines: []\n", 1, "written twice"),
         (b"federations:\n- \xff\n", 2, "UTF-8"),
-        (b"- own\n", 1, "dictionary"),
+        (b"- own\n", 1, "mapping"),
     ],
 )
 def test_lint_of_what_is_no_policy(data: bytes, line: int, said: str) -> None:

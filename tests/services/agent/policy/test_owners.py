@@ -124,7 +124,7 @@ def test_settings_that_can_never_be_met_are_refused(tmp_path: Path) -> None:
     for owners, said in (
         ({"keys": [ALICE.public], "need": 2}, "can never sign"),
         ({"keys": [ALICE.public] * 2}, "twice"),
-        ({"keys": []}, "at least 1"),
+        ({"keys": []}, "1 or more are needed"),
         ({"keys": [ALICE.public[:-2]]}, "pattern"),
         ({"keys": [ALICE.public], "neeed": 1}, "did you mean 'need'"),
     ):
