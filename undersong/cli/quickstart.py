@@ -77,7 +77,7 @@ def quickstart(
 
 
 def _run(platform: "Platform", made: "Plan", name: str) -> None:
-    """Enrol the sites, train, check the evidence; each step behind the commands that do the same by hand."""
+    """Enrol the sites, train, check the evidence, each after the commands that do it by hand; Exit where it fails."""
     home, client = platform.home, platform.client
     _show(f"undersong up --home {common.quoted(home)}")
     sites = home / "sites"
@@ -106,7 +106,10 @@ def _run(platform: "Platform", made: "Plan", name: str) -> None:
     client.download(version.id, home / "model.safetensors")
     common.console.print(f"{home / 'model.safetensors'}: {headline(version.metrics)}, over rows that no training saw")
     _show(f"undersong verify {common.quoted(name)}")
-    show(verify_now(version.id, client, None))
+    found = verify_now(version.id, client, None)
+    show(found)
+    if not found.verified:
+        raise typer.Exit(1)
 
 
 def _report(line: str) -> None:
