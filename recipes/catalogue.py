@@ -18,7 +18,7 @@ from undersong.shared.names import hint
 from undersong.shared.recipe_source import digest_of_sources
 from undersong.shared.wire.profiles import RecipeSpec
 
-BUILT_IN: Final = ("tabular", "image", "series", "trees", "null", "statistics")
+BUILT_IN: Final = ("tabular", "image", "series", "text", "trees", "null", "statistics")
 
 
 def load_recipe(name: str, paths: Sequence[Path] = ()) -> Recipe:

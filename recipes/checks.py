@@ -48,8 +48,8 @@ def _kind_faults(entry: DatasetEntry) -> Iterator[Fault]:
             ("csv",),
             f"these options are for kind csv and images (encoding also for jsonl and lines), and this is {entry.kind}",
         )
-    if entry.kind != "npz" and entry.channel_axis != "first":
-        yield ("channel_axis",), f"is for arrays of kind npz, and this one is {entry.kind}"
+    if entry.kind not in ("npz", "own") and entry.channel_axis != "first":
+        yield ("channel_axis",), f"is for arrays of kinds npz and own, and this one is {entry.kind}"
     yield from _image_faults(entry)
 
 
@@ -68,8 +68,8 @@ def _image_faults(entry: DatasetEntry) -> Iterator[Fault]:
 def _column_faults(entry: DatasetEntry, place: int, column: ColumnEntry) -> Iterator[Fault]:
     if column.name in [other.name for other in entry.columns[:place]]:
         yield ("name",), f"the column {column.name} is declared twice"
-    if column.type == "image" and entry.kind not in ("npz", "images"):
-        yield ("type",), f"column {column.name}: images are in kinds npz and images, and this one is {entry.kind}"
+    if column.type == "image" and entry.kind not in ("npz", "images", "own"):
+        yield ("type",), f"column {column.name}: images are in kinds npz, images and own, and this one is {entry.kind}"
     levels = column.categories or ()
     if (column.type == "category") != bool(levels):
         said = "is a category and must list its categories" if column.type == "category" else "is no category"
@@ -123,8 +123,8 @@ def _series_faults(entry: DatasetEntry, names: Sequence[str]) -> Iterator[Fault]
     series, split = entry.series, entry.split
     if series is None:
         return
-    if entry.kind == "none":
-        yield ("series",), "a data set of kind none has no rows to make windows of"
+    if entry.kind in ("none", "own"):
+        yield ("series",), f"a data set of kind {entry.kind} has no rows that windows could be made of here"
     if entry.label is not None:
         yield ("label",), f"a series has its label from series: {series.label}; leave label out"
     if series.target not in names:

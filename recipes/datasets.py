@@ -16,7 +16,7 @@ from undersong.recipes.declaration import BadDataset, ColumnEntry, DatasetEntry,
 from undersong.recipes.files import FilePart
 from undersong.recipes.options import SeriesOptions, SplitOptions
 from undersong.recipes.protocol import Array, Dataset
-from undersong.recipes.reading import parts
+from undersong.recipes.reading import Loader, parts
 from undersong.recipes.splits import PARTS, SplitRows, Splitter
 from undersong.recipes.values import (
     CategoryCells,
@@ -77,11 +77,12 @@ def load_dataset(
     mock: bool = False,
     labelled: bool = True,
     fold: Fold | None = None,
+    load: Loader | None = None,
 ) -> Dataset:
     """Return the rows for one job: `features` in this order (all but the label when empty); raises `BadDataset`.
 
     Without `labelled` the label is a column like another, and rows where it is missing stay. With `fold` its rows are
-    those for validation.
+    those for validation. load: what reads a data set of kind own.
     """
     label = (label or entry.target) if labelled else None
     with named(entry):
@@ -92,7 +93,7 @@ def load_dataset(
             split = Splitter(entry).rows(np.arange(0))
             return _dataset(entry, columns, np.zeros((0, len(columns))), np.zeros(0), label, {}, split)
         wanted = [*columns, *(c for c in entry.columns if c.name == label)]
-        table = _table(entry, wanted, mock=mock)
+        table = _table(entry, wanted, mock=mock, load=load)
         labels = table.cells[label] if label else np.zeros(table.count)
         known = np.flatnonzero(np.isfinite(labels))
         made = _features(table.cells, columns, known)
@@ -106,6 +107,8 @@ def describe_dataset(entry: DatasetEntry) -> DatasetSchema:
     """
     if entry.kind == "none":
         return entry.schema_document(0)
+    if entry.kind == "own":  # only a recipe can read it
+        return entry.schema_document()
     with named(entry):
         if entry.series is not None:
             return _described_windows(entry, entry.series)
@@ -248,7 +251,14 @@ class _Table:
     files: npt.NDArray[np.int64]
 
 
-def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = False, texts: bool = True) -> _Table:
+def _table(
+    entry: DatasetEntry,
+    columns: Sequence[ColumnEntry],
+    *,
+    mock: bool = False,
+    texts: bool = True,
+    load: Loader | None = None,
+) -> _Table:
     """Return these columns of a data set's rows, without `texts` those of other types; a mock twin is split by hash."""
     if mock:
         entry = entry.model_copy(update={"path": entry.mock, "split": SplitOptions()})
@@ -260,7 +270,7 @@ def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = 
     count, types, sizes = 0, dict[str, str](), list[int]()
     for of, path in entry.files().items() or [("train", None)]:
         sizes.append(0)
-        for part in _parts(entry, of, path, wanted):
+        for part in _parts(entry, of, path, wanted, load):
             rows = _passing(part, filters)
             count += rows.size
             sizes[-1] += rows.size
@@ -281,10 +291,12 @@ def _table(entry: DatasetEntry, columns: Sequence[ColumnEntry], *, mock: bool = 
     return _Table(cells, count, types, splitter, np.repeat(np.arange(len(sizes)), sizes))
 
 
-def _parts(entry: DatasetEntry, of: str, path: Path | None, wanted: Sequence[str]) -> Iterator[FilePart]:
+def _parts(
+    entry: DatasetEntry, of: str, path: Path | None, wanted: Sequence[str], load: Loader | None
+) -> Iterator[FilePart]:
     """Yield the rows of one file; what is said of a second file names it."""
     try:
-        yield from parts(entry, path, wanted)
+        yield from parts(entry, path, wanted, load)
     except BadDataset as refusal:
         if path == entry.path:
             raise

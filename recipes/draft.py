@@ -20,7 +20,7 @@ from undersong.recipes.files import NPY, CsvRows, column_names, first_lines, ope
 from undersong.recipes.hints import ABSENT, SEPARATORS, date_form, fields_of
 from undersong.recipes.options import CsvOptions, text_of
 from undersong.recipes.reading import parts
-from undersong.recipes.records import record_names
+from undersong.recipes.records import LINE, record_names
 from undersong.recipes.values import MOST_CHANNELS, Floats, NumberCells, cell_of, is_changed, number_form
 from undersong.shared.files import open_regular
 from undersong.shared.names import hint
@@ -30,7 +30,9 @@ MOST_SEEN: Final = 2_000  # distinct texts of a column that are looked at
 MOST_TEXT: Final = 200  # characters of such a text
 FEW: Final = 10  # whole numbers that may be codes
 FEW_WORDS: Final = 3  # different words between numbers that may stand for "not known"
+NEARLY_ALL: Final = 0.8  # the share of a text file's first lines that make it a table
 EMPTY: Final = "only empty cells"
+ONLY_TEXTS: Final = "only recipes for texts use it"
 RARE: Final = 0.1  # the share of a column's cells that such words are at most
 SENTINEL: Final = re.compile(r"-?9+(?:[.,]0+)?")  # numbers that often stand for "not known"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # of images
@@ -122,7 +124,7 @@ def draft_text(file: Path, name: str | None = None, label: str | None = None, *,
     """Return a ``datasets.yaml`` with one entry for a file, or only the entry's lines; raises `BadDataset`."""
     kind = _kind(file)
     name = name or file.name.split(".")[0] or "data"
-    drafted = _npz(file) if kind == "npz" else _table(file, kind)
+    drafted = {"npz": _npz, "lines": _lines}[kind](file) if kind in ("npz", "lines") else _table(file, kind)
     names = [column["name"] for column in drafted["columns"]]
     if label is not None and label not in names:
         raise BadDataset(f"{file.name} has no column {label}{hint(label, names)}")
@@ -196,7 +198,16 @@ def _kind(file: Path) -> str:
         return "jsonl"
     if head.startswith(b"PK") and file.suffix == ".npz":
         return "npz"
-    return "csv"
+    return "lines" if _holds_lines(file) else "csv"
+
+
+def _holds_lines(file: Path) -> bool:
+    """Return whether a text file is no table: no separator divides (nearly) all of its first lines alike."""
+    if not set(file.suffixes) & {".txt", ".text"}:
+        return False
+    lines = [line for line in first_lines(file, CsvOptions(encoding=_encoding(file))) if line.strip()]
+    alike = max(_shape([fields_of(line, mark) for line in lines])[0] for mark in SEPARATORS) if lines else 0
+    return bool(lines) and alike < NEARLY_ALL * len(lines)
 
 
 def _table(file: Path, kind: str) -> dict[str, Any]:
@@ -223,6 +234,13 @@ def _table(file: Path, kind: str) -> dict[str, Any]:
     entry = entry.model_copy(update={"csv": CsvOptions.model_validate(csv)})
     _note_sentinels(entry, seen, drafted)
     return drafted
+
+
+def _lines(file: Path) -> dict[str, Any]:
+    """Return the one column of a file of texts: their words never become categories, which leave the site."""
+    encoding = _encoding(file)
+    told = {} if encoding == "utf-8" else {"encoding": encoding}
+    return {"columns": [{"name": LINE, "type": "text", "notes": [f"each line a text: {ONLY_TEXTS}"]}], "csv": told}
 
 
 def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +271,12 @@ def _column(name: str, seen: _Seen, marks: tuple[str, str], drafted: dict[str, A
     return {
         "name": name,
         "type": "text",
-        "notes": [f"{said}: recipes do not use it", *large, *nearly, *_pictures(known)],
+        "notes": [
+            f"{said}: {ONLY_TEXTS if seen.texts else 'recipes do not use it'}",
+            *large,
+            *nearly,
+            *_pictures(known),
+        ],
     }
 
 

@@ -61,10 +61,11 @@ class DatasetEntry(OptionsForm):
     """One entry of ``datasets.yaml``."""
 
     name: Name = Field(description="The name by which jobs ask for the data set")
-    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "images", "sql", "none"] = Field(
+    kind: Literal["csv", "jsonl", "lines", "parquet", "npz", "images", "sql", "own", "none"] = Field(
         description="Form of the file; csv, `jsonl` (a JSON object in each line) and `lines` (of plain text) may be "
         "packed by gzip; `images`: a CSV file that names an image's file in each row; `sql`: "
-        "rows of a query; `none`: no rows, for recipes that need none"
+        "rows of a query; `own`: a file or folder that a recipe of one's own reads by its `load`; `none`: no rows, for "
+        "recipes that need none"
     )
     path: Annotated[Path | None, BeforeValidator(maybe)] = Field(
         default=None, description="The file, absolute or relative to the folder of datasets.yaml"

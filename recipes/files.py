@@ -12,7 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -339,6 +339,13 @@ def npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterato
             raise BadDataset("its file names an array twice", listed(twice))
         check_columns(wanted, file.files)
         arrays = {name: _array(file, name) for name in wanted}
+    yield array_part(entry, arrays, wanted)
+
+
+def array_part(entry: DatasetEntry, found: Mapping[str, Any], wanted: Sequence[str]) -> FilePart:
+    """Return arrays as rows; raises `BadDataset` for other types and shapes, and different numbers of rows."""
+    check_columns(wanted, list(found))
+    arrays = {name: _texts_or_array(found[name]) for name in wanted}
     if entry.columns and any(array.ndim == 0 for array in arrays.values()):
         raise BadDataset("its file holds a single value where an array of rows is expected")
     sizes = {name: len(array) for name, array in arrays.items()}
@@ -347,7 +354,23 @@ def npz_parts(entry: DatasetEntry, path: Path, wanted: Sequence[str]) -> Iterato
         raise BadDataset("its arrays have different numbers of rows", told)
     rows = next(iter(sizes.values()), 0)
     cells = {name: _array_cells(entry, name, array) for name, array in arrays.items()}
-    yield FilePart(cells, range(1, rows + 1), "row")
+    return FilePart(cells, range(1, rows + 1), "row")
+
+
+def _texts_or_array(values: Any) -> npt.NDArray[Any]:
+    """Return values as an array; texts of any lengths stay objects. Raises `BadDataset` for rows of several shapes, and
+    for values that are no array, or are masked.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise BadDataset("its columns hold masked values, whose mask would be lost: give NaN for missing numbers")
+    try:
+        made = np.asarray(values)
+    except ValueError as error:
+        raise BadDataset("its columns hold rows of different shapes", str(error)) from None
+    except Exception as error:  # noqa: BLE001 (what a recipe returns converts itself, and may raise anything)
+        told = f"{type(error).__name__}: {error}"
+        raise BadDataset(f"its columns hold {type(values).__name__}, which gives no array", told) from None
+    return np.asarray(values, object) if made.dtype.kind == "U" and not isinstance(values, np.ndarray) else made
 
 
 def _array(file: Any, name: str) -> npt.NDArray[Any]:
@@ -369,6 +392,8 @@ def _array_cells(entry: DatasetEntry, name: str, array: npt.NDArray[Any]) -> Cel
         raise BadDataset(f"column {name} is an array of {shape}, and a column of numbers has one value for each row")
     if array.dtype.kind == "M":
         return _days(array)
+    if array.dtype == object and all(isinstance(value, str) for value in array):
+        return [str(value) for value in array]
     if array.dtype.kind not in "iufbU":
         raise BadDataset(f"column {name} is of type {array.dtype} in its file, which cannot be used")
     return array

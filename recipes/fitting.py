@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from undersong.recipes.local_training import LocalTraining
 from undersong.recipes.noisy_steps import looks_at_batches, set_noisy_gradients
+from undersong.recipes.parallel import ALONE, Unneeded, ranks
 from undersong.recipes.protocol import Array, Context, Params, Progress, RecipeError, record_noise
 from undersong.recipes.training import device, fitting_threads
 from undersong.shared.wire.privacy import PoissonGaussianEvent, RecordNoise
@@ -119,11 +120,13 @@ class _Course:
         self._anchor = list(places.values()) if self._weight else []
         self._correction = [adjusted.correction.get(name) for name in named]
         self._augment = adjusted.augment
+        self._ranks, self._share = ALONE, 1.0
         self._rates = self._path = self._speed = 0.0
         self._optimiser = _optimiser(self._trained, options)
 
     def exact(self, seed: int, progress: Progress) -> Fitted:
         """Pass over the rows; where some are held back, stop when they gain no more and keep their best epoch."""
+        self._divide(seed)
         options, random = self._options, np.random.default_rng(seed)
         rows, held = _held_back(len(self._y), options.validation_fraction)
         steps, done, total, seen = options.epochs * _steps_in(len(rows), options.batch_size), 0, 0.0, 0
@@ -140,8 +143,21 @@ class _Course:
         path = best.restore(self._path)
         return Fitted(len(rows), total / max(seen, 1), rates=self._rates, path=path, first_loss=first_loss)
 
+    def _divide(self, seed: int) -> None:
+        """Share each batch with this site's other processes, where there are any and the module allows it."""
+        found = ranks()
+        if found.rank and looks_at_batches(self._module):
+            raise Unneeded
+        if found.size > 1 and not looks_at_batches(self._module):
+            import torch
+
+            self._ranks = found
+            torch.manual_seed(seed + found.rank)  # each draws its own dropout
+
     def noisy(self, noise: RecordNoise, progress: Progress) -> Fitted:
-        """Take the steps that a round which protects records asks for."""
+        """Take the steps that a round which protects records asks for; other processes than the first take none."""
+        if ranks().rank:
+            raise Unneeded
         steps = int(noise.steps)
         for done in range(steps):
             self._optimiser.zero_grad()
@@ -152,19 +168,27 @@ class _Course:
 
     def _exact_step(self, rows: Rows, done: int, steps: int, changes: np.random.Generator) -> float:
         self._optimiser.zero_grad()
-        value = self._loss_of(rows, changes)
-        said = float(value.detach())
+        part = self._ranks.part(len(rows))
+        self._share = (part.stop - part.start) / len(rows)
+        value = self._loss_of(rows, changes, part) if self._share else None
+        if value is not None and self._share < 1:
+            value = value * self._share
+        said = self._ranks.total(0.0 if value is None else float(value.detach()))
         if not math.isfinite(said):
             raise RecipeError(DIVERGED)
         self._step(value, done, steps)
         return said
 
-    def _loss_of(self, rows: Rows, changes: np.random.Generator | None = None) -> torch.Tensor:
+    def _loss_of(
+        self, rows: Rows, changes: np.random.Generator | None = None, part: slice = slice(None)
+    ) -> torch.Tensor:
+        """Return the mean loss of a part of these rows, which are changed together."""
         import torch
 
-        x = self._x[rows]
         if changes is not None and self._augment is not None:
-            x = self._augment(x, changes)
+            x = self._augment(self._x[rows], changes)[part]
+        else:
+            x = self._x[rows[part]]
         half = self._options.precision == "bfloat16"
         try:
             with torch.autocast(self._x.device.type, torch.bfloat16) if half else nullcontext():
@@ -173,7 +197,7 @@ class _Course:
             if "more than 1 value per channel" in str(error):
                 raise RecipeError(_ALONE) from error
             raise
-        value = self._loss(said.float() if half else said, self._y[rows])
+        value = self._loss(said.float() if half else said, self._y[rows[part]])
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise RecipeError("the loss must be one number for all rows of a step: return its mean")
         return value
@@ -182,10 +206,11 @@ class _Course:
         """Add the proximal term to the gradients, clip them, and step by the scheduled rate."""
         import torch
 
-        pulled = _proximal(self._trained, self._anchor, self._weight)
+        pulled = _proximal(self._trained, self._anchor, self._weight * self._share)
         parts = [part for part in (value, pulled) if part is not None]
         if parts:
             torch.autograd.backward(sum(parts[1:], parts[0]))
+        self._ranks.add_gradients(self._trained)
         for parameter, correction in zip(self._trained, self._correction, strict=True):
             if correction is not None and parameter.grad is not None:
                 parameter.grad.add_(correction)
@@ -208,7 +233,7 @@ class _Course:
             parts = [rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)]
             total = sum(float(self._loss_of(part)) * len(part) for part in parts)
         self._module.train()
-        return total / len(rows)
+        return self._ranks.of_first(total / len(rows))
 
 
 class _BestEpoch:

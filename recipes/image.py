@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from undersong.recipes.learner import ModelShape
 from undersong.recipes.protocol import RecipeError
-from undersong.recipes.supervised import IMAGE, ModelShape
+from undersong.recipes.supervised import IMAGE
 from undersong.recipes.torch_recipe import TORCH_FILES, TorchRecipe
 from undersong.shared.wire.profiles import ABOUT_TRAINING
 

@@ -106,13 +106,34 @@ LOSSES: Final[dict[str, JsonSchema]] = {
 """Parameters of recipes whose loss a job may choose."""
 TASKS: Final[dict[str, JsonSchema]] = {
     "task": {
-        "enum": [str(task) for task in Task if task is not Task.SUMMARY],
+        "enum": [str(task) for task in (Task.BINARY, Task.MULTICLASS, Task.REGRESSION)],
         "default": "binary",
         "description": "What the label is: one of two classes, one of several, or a number.",
     },
     "classes": whole("Classes of the label with task multiclass.", 2, 2, 1000),
 }
 """Parameters of recipes that leave their task to the job."""
+EVENT: Final[dict[str, JsonSchema]] = {
+    "event": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 200,
+        "default": "event",
+        "description": "With task survival: the column, one of the features, that is 1 where the event came at the "
+        "label's time, and 0 where the time was cut short.",
+    },
+}
+"""The parameter of recipes whose label may be a time until an event."""
+TASKS_AND_SURVIVAL: Final[dict[str, JsonSchema]] = {
+    **TASKS,
+    "task": {
+        "enum": [*TASKS["task"]["enum"], str(Task.SURVIVAL)],
+        "default": "binary",
+        "description": "What the label is: one of two classes, one of several, a number, or the time until an event.",
+    },
+    **EVENT,
+}
+"""Parameters of recipes that leave their task to the job, and can learn from times until an event."""
 
 
 class Given(Enum):
@@ -179,6 +200,8 @@ def _refused(sentence: str, **when: Condition) -> Combination:
 _ON, _WRITTEN, _LEFT_OUT = Given.ON, Given.WRITTEN, Given.LEFT_OUT
 _OF_CLASSES: Final = (str(Task.BINARY), str(Task.MULTICLASS))
 _OF_NUMBERS: Final = (str(Task.REGRESSION),)
+_OF_TOKENS: Final = (str(Task.NEXT_TOKEN),)
+_OF_TIMES: Final = (str(Task.SURVIVAL),)
 _ADAM: Final = ("adam", "adamw")
 _SCALED: Final = ("steps", "loss")
 COMBINATIONS: Final = (
@@ -234,6 +257,19 @@ COMBINATIONS: Final = (
         loss=("cross_entropy", "focal"),
     ),
     _refused("class_weights need classes, and task regression has none", task=_OF_NUMBERS, class_weights=_ON),
+    _refused(
+        "with task next_token the loss is the cross-entropy of each place: leave loss out",
+        task=_OF_TOKENS,
+        loss=("focal", "squared", "absolute", "huber", "quantile"),
+    ),
+    _refused("class_weights need classes of a label: leave them out", task=_OF_TOKENS, class_weights=_ON),
+    _refused("class_weights need classes, and task survival has none", task=_OF_TIMES, class_weights=_ON),
+    _refused(
+        "task survival has a loss of its own, Cox's partial likelihood: leave loss out",
+        task=_OF_TIMES,
+        loss=tuple(LOSSES["loss"]["enum"][1:]),
+    ),
+    _refused("event is of task survival: leave it out", task=(*_OF_CLASSES, *_OF_NUMBERS), event=_WRITTEN),
     *(
         Combination(
             f"{name} is of loss {loss}, and the job has another: set loss: {loss}, or leave {name} out",
@@ -244,6 +280,11 @@ COMBINATIONS: Final = (
 )
 """Combinations that no recipe takes."""
 WITH_NOISE: Final = (
+    _refused(
+        "the loss of task survival compares rows with each other, so that no row has a gradient of its own to clip: "
+        "protect sites (privacy.model server or distributed), or take another task",
+        task=_OF_TIMES,
+    ),
     _refused("the best epoch would be chosen on exact rows: set validation_fraction: 0", validation_fraction=_ON),
     _refused("gradients of single rows are computed in float32: set precision: float32", precision=("bfloat16",)),
     _refused("each row's gradient is clipped (privacy.clip_norm): leave clip_gradient out", clip_gradient=_ON),
@@ -274,6 +315,9 @@ def known_combinations(
         tasks = when.get("task")
         if task is not None and isinstance(tasks, tuple) and task in tasks:
             del when["task"]
+        offered = properties.get("task", {}).get("enum")
+        if offered is not None and isinstance(tasks, tuple) and not set(tasks) & set(offered):
+            continue
         own_default = any(condition is Given.LEFT_OUT and name in own for name, condition in when.items())
         if when.keys() <= properties.keys() and not own_default:
             found.append(Combination(each.sentence, when))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from undersong.recipes.protocol import RecipeError
+from undersong.recipes.survival import cox_loss
 from undersong.shared.wire.profiles import Task
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def loss_of(task: Task, classes: int, settings: Mapping[str, Any]) -> Loss:
     """Return the loss of outputs float32[n, k] and labels [n]; raises `RecipeError` for weights of other classes."""
     if task is Task.REGRESSION:
         return _of_numbers(settings)
+    if task is Task.NEXT_TOKEN:
+        return _of_tokens
+    if task is Task.SURVIVAL:
+        return cox_loss
     weights = list(settings.get("class_weights") or ())
     if weights and len(weights) != classes:
         raise RecipeError(
@@ -56,6 +61,14 @@ def _of_classes(said: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     from torch.nn import functional
 
     return functional.cross_entropy(said, truth, reduction="none")
+
+
+def _of_tokens(said: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the places of logits [n, places, tokens] where a token follows; truth int64[n, places]."""
+    from torch.nn import functional
+
+    total = functional.cross_entropy(said.transpose(1, 2), truth, ignore_index=-1, reduction="sum")
+    return total / (truth >= 0).sum().clamp(min=1)
 
 
 def _of_numbers(settings: Mapping[str, Any]) -> Loss:

@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from undersong.recipes.learner import FirstTensors, Learned, LocalRound, ModelShape
 from undersong.recipes.local_training import TASKS
 from undersong.recipes.protocol import Array, RecipeError, Tensors
 from undersong.recipes.signature import parameters_of
-from undersong.recipes.supervised import TABLE, FirstTensors, Learned, LocalRound, ModelShape, SupervisedRecipe
+from undersong.recipes.supervised import TABLE, SupervisedRecipe
 from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
 from undersong.shared.wire.profiles import Task
 

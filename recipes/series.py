@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from undersong.recipes.learner import ModelShape
 from undersong.recipes.protocol import Column, RecipeError
-from undersong.recipes.supervised import ModelShape
 from undersong.recipes.torch_recipe import TORCH_FILES, TorchRecipe
 
 if TYPE_CHECKING:

@@ -17,19 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from undersong.recipes.learner import FirstTensors, Learned, LocalRound, ModelShape, probabilities
 from undersong.recipes.local_training import STEPS, TASKS
 from undersong.recipes.numpy_recipe import mean_loss
 from undersong.recipes.protocol import Array, RecipeError, Tensors
 from undersong.recipes.signature import parameters_of
-from undersong.recipes.supervised import (
-    TABLE,
-    FirstTensors,
-    Learned,
-    LocalRound,
-    ModelShape,
-    SupervisedRecipe,
-    probabilities,
-)
+from undersong.recipes.supervised import TABLE, SupervisedRecipe
 from undersong.shared.wire.profiles import Task
 
 

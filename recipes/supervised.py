@@ -10,19 +10,19 @@ own units, the training loss is about standard deviations.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from undersong.recipes import table
 from undersong.recipes.datasets import SOURCES, images_of
-from undersong.recipes.local_training import TASKS, Combination, JsonSchema, defaults, faults, schema_of
+from undersong.recipes.labels import LABEL_SUMS, ORIGIN, SCALING, label_scale, label_tensors, origin_of, values_of
+from undersong.recipes.learner import FirstTensors, Learned, LocalRound, ModelShape
+from undersong.recipes.local_training import EVENT, TASKS, Combination, JsonSchema, defaults, faults, schema_of
 from undersong.recipes.pretrained import FROZEN
 from undersong.recipes.protocol import (
     Array,
@@ -37,6 +37,7 @@ from undersong.recipes.protocol import (
     TrainResult,
     source_digest,
 )
+from undersong.recipes.survival import ranked, survival_sums, with_events, without_event
 from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
 from undersong.shared.learning.tensors import Model, Schema
 from undersong.shared.names import hint
@@ -47,62 +48,24 @@ from undersong.shared.wire.profiles import RecipeSpec, Task
 TABLE: Final[tuple[ColumnType, ...]] = ("number", "category")
 IMAGE: Final[tuple[ColumnType, ...]] = ("image",)
 TEXT: Final[tuple[ColumnType, ...]] = ("text",)
-READING: Final = ("supervised.py", "table.py", "local_training.py", "pretrained.py", "protocol.py", *SOURCES)
+READING: Final = (
+    "supervised.py",
+    "learner.py",
+    "labels.py",
+    "table.py",
+    "local_training.py",
+    "survival.py",
+    "pretrained.py",
+    "protocol.py",
+    *SOURCES,
+)
 """The files whose code every such recipe runs: part of the digest of those that come with the platform."""
-_LABEL: Final = ("label.mean", "label.scale")
-_ORIGIN: Final = "label.origin"
-_LABEL_SUMS: Final = 3
-_OWN_TENSORS: Final = frozenset({*table.FIXED, *_LABEL, _ORIGIN})
+VOCABULARY: Final = "input.vocabulary"
+"""The tensor of a model of texts with the places of the tokens that it knows."""
+BINS: Final = "bins"
+"""The parameter of recipes for tables by which numbers become indicators of that many intervals; 0: none."""
+_OWN_TENSORS: Final = frozenset({*table.FIXED, table.BORDERS, *SCALING, ORIGIN, VOCABULARY})
 _KEPT: Final = _OWN_TENSORS | {FROZEN}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What a model is made for: `inputs` numbers in a row, shaped as `sample`, and `outputs` numbers for it.
-
-    A table's row has the shape (inputs,), an image (channels, height, width), a text that of its encoded form. Outputs:
-    1 for task binary (the log odds of class 1) and regression, one for each class (logits) for multiclass. `columns`
-    are those of a table, in order (see `undersong.recipes.table` for the inputs that each gives); others have none.
-    """
-
-    sample: tuple[int, ...]
-    outputs: int
-    task: Task
-    columns: tuple[Column, ...] = ()
-
-    @property
-    def inputs(self) -> int:
-        """Numbers in one row."""
-        return math.prod(self.sample)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalRound:
-    """A site's part in a round: its rows, and how it is to train on them.
-
-    x: float32[n, …], or what `encode` makes of texts. y: float[n], in standard deviations with task regression, or
-    int64[n] classes with multiclass.
-    """
-
-    shape: ModelShape
-    x: Array
-    y: Array
-    settings: Mapping[str, Any]
-    context: Context
-    seed: int
-    progress: Progress
-    local: Tensors = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """Tensors that a site trained, over how many rows, and their mean loss; `events`, `local` as in `TrainResult`."""
-
-    tensors: Tensors
-    examples: int
-    loss: float
-    events: tuple[Any, ...] = ()
-    local: Tensors = field(default_factory=dict)
 
 
 RANGES: Final[Mapping[str, JsonSchema]] = {
@@ -117,16 +80,6 @@ RANGES: Final[Mapping[str, JsonSchema]] = {
 """The parameter by which columns are scaled without looking at any row."""
 
 
-@dataclass(frozen=True, slots=True)
-class FirstTensors:
-    """A model's first tensors: which are averaged only (`buffers`), which stay (`fixed`), which are bfloat16."""
-
-    tensors: Tensors
-    buffers: tuple[str, ...] = ()
-    fixed: tuple[str, ...] = ()
-    bfloat16: tuple[str, ...] = ()
-
-
 class SupervisedRecipe(ABC):
     """A recipe but for what learns: `begin`, `learn` and `scores`.
 
@@ -134,6 +87,9 @@ class SupervisedRecipe(ABC):
     properties: JSON schemas of the parameters, with defaults. record_params: see `RecipeSpec`; None where it cannot add
     noise that protects records.
     """
+
+    reduces: ClassVar[Literal["vocabulary"] | None] = None
+    """See `RecipeSpec`."""
 
     def __init__(
         self,
@@ -146,19 +102,24 @@ class SupervisedRecipe(ABC):
         classes: int | None,
         inputs: Sequence[str],
         properties: Mapping[str, JsonSchema],
+        tasks: Mapping[str, JsonSchema] = TASKS,
         combinations: Iterable[Combination] = (),
         record_params: JsonSchema | None = None,
     ) -> None:
         files = [Path(source)] if isinstance(source, str | Path) else list(source)
-        self._task = None if task is None else _task(task)
+        self._task = None if task is None else _task(task, tasks)
         self._kind = _kind(inputs)
-        if self._kind is not None and self._task is None:
+        if self._kind is not None and self._task is None and "task" not in properties:
             raise RecipeError(f"a recipe for {self._kind}s must name its task: binary, multiclass or regression")
         if self._task is Task.MULTICLASS and classes is None and "classes" not in properties:
             raise RecipeError("task multiclass needs classes: give how many the label has")
         self._classes = classes
+        if self._kind is not None and self._task is Task.SURVIVAL:
+            raise RecipeError(
+                f"task survival takes columns, one of which says whether the event came, no {self._kind}s"
+            )
         scales = self._kind is None or self._task is Task.REGRESSION
-        self._properties = {**properties, **(TASKS if self._task is None else {}), **(RANGES if scales else {})}
+        self._properties = {**tasks_of(task, tasks), **properties, **(RANGES if scales else {})}
         self._combinations = tuple(combinations)
         self.spec: RecipeSpec = RecipeSpec(
             name=name or files[0].stem.replace("_", "-"),
@@ -167,7 +128,8 @@ class SupervisedRecipe(ABC):
             task=self._task or Task.BINARY,
             params_schema=schema_of(self._properties, self._combinations),
             classes=classes or self._defaults.get("classes"),
-            statistics=scales,
+            statistics=scales or self.reduces is not None,
+            reduces=self.reduces,
             inputs=tuple(inputs),
             record_params=record_params,
             description=description,
@@ -194,30 +156,38 @@ class SupervisedRecipe(ABC):
         """Return counts, sums and sums of squares of every input, and of the label where it is a number to predict."""
         if not self.spec.statistics:
             raise RecipeError(f"{self.spec.name} has no statistics round")
-        parts = [] if self._kind else [table.statistics(data.columns, data.features[data.train])]
-        if self._task_of(self.settings(params)) is Task.REGRESSION:
-            origin = self.origin(data.columns, data.label_name, self.settings(params))
-            label = data.label[data.train] - _values_of(origin, data.columns, data.features[data.train])
+        settings = self.settings(params)
+        binned = int(settings.get(BINS, 0))
+        data = self._labelled(data, settings)
+        parts = [] if self._kind else [table.statistics(data.columns, data.features[data.train], binned)]
+        if self._task_of(settings) is Task.REGRESSION:
+            origin = self.origin(data.columns, data.label_name, settings)
+            label = data.label[data.train] - values_of(origin, data.columns, data.features[data.train])
             parts.append(moments.sums_of(label[:, None]).ravel())
         return np.concatenate(parts)
 
     def initial(self, shape: DataShape, params: Params, context: Context, seed: int) -> Model:
         """Version 0: scaling from declared ranges or the federation's statistics, and what the model begins with."""
         settings = self.settings(params)
+        if self._task_of(settings) is Task.SURVIVAL:
+            shape = without_event(shape, settings["event"])
         sums = np.asarray(context["statistics"], np.float64) if "statistics" in context else None
-        if ranges := params.get("ranges"):
+        ranges = params.get("ranges") or {}
+        if ranges:
             sums = self._declared(shape, ranges, settings)
-        fixed = _label_tensors(sums) if self._task_of(settings) is Task.REGRESSION else {}
+        fixed = label_tensors(sums) if self._task_of(settings) is Task.REGRESSION else {}
         if self._kind is None:
-            inputs = sums[:-_LABEL_SUMS] if sums is not None and fixed else sums
-            fixed = table.fixed_tensors(shape.columns, inputs) | fixed
+            inputs = sums[:-LABEL_SUMS] if sums is not None and fixed else sums
+            binned = int(settings.get(BINS, 0))
+            borders = table.borders_of(shape.columns, inputs, ranges, binned) if binned else None
+            fixed = table.fixed_tensors(shape.columns, inputs, borders) | fixed
         elif self._kind == "image" and shape.sample is None:
             raise RecipeError(f"{self.spec.name} needs a data set with one image column")
         if (origin := self.origin(shape.columns, shape.label, settings)) is not None:
-            fixed = fixed | {_ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
+            fixed = fixed | {ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
+        fixed = fixed | self.prepared(shape, settings, context)
         sample = self._sample(shape, settings) if self._kind else (fixed[table.MEAN].size,)
-        columns = () if self._kind else shape.columns
-        start = self.begin(self._shape(sample, settings, columns), settings, seed)
+        start = self.begin(self._shape(sample, settings, fixed), settings, seed)
         if taken := _OWN_TENSORS & start.tensors.keys():
             raise RecipeError(f"the model has a tensor {min(taken)}, a name that is taken here: rename the layer")
         tensors = fixed | start.tensors
@@ -229,27 +199,31 @@ class SupervisedRecipe(ABC):
     ) -> TrainResult:
         """Train on the training rows."""
         settings = self.settings(params)
+        data = self._labelled(data, settings)
         x, y = self._inputs(model, data, data.train, settings), self._labels(data.label[data.train], settings)
         if not len(y):
             raise RecipeError("the data set has no training rows")
         if self._task_of(settings) is Task.REGRESSION:
-            mean, scale = _label_scale(model)
-            y = y - _values_of(_origin_of(model), data.columns, data.features[data.train])
+            mean, scale = label_scale(model)
+            y = y - values_of(origin_of(model), data.columns, data.features[data.train])
             y = ((y - mean) / scale).astype(np.float32)
-        shape = self._shape(x.shape[1:], settings, self._columns(model))
+        shape = self._shape(x.shape[1:], settings, model)
         made = self.learn(model, LocalRound(shape, x, y, settings, context, seed, progress, data.local))
-        kept = {name: model[name] for name in _KEPT & model.keys()}
-        return TrainResult(kept | made.tensors, made.examples, made.loss, tuple(made.events), made.local)
+        tensors = self.kept(model) | made.tensors
+        return TrainResult(tensors, made.examples, made.loss, tuple(made.events), made.local)
 
     def evaluate(self, model: Tensors, data: Dataset, params: Params, context: Context) -> npt.NDArray[np.float64]:
         """Return sums over the test rows."""
         settings = self.settings(params)
+        data = self._labelled(data, settings)
         y = self._labels(data.label[data.test], settings)
         said = self._predictions(
             self.at_site(model, data.local), self._inputs(model, data, data.test, settings), settings
         )
-        said = said + _values_of(_origin_of(model), data.columns, data.features[data.test])
+        said = said + values_of(origin_of(model), data.columns, data.features[data.test])
         task = self._task_of(settings)
+        if task is Task.SURVIVAL:
+            return survival_sums(y, said)
         if task is Task.MULTICLASS:
             return multiclass_sums(y, said)
         return (binary_sums if task is Task.BINARY else regression_sums)(y.astype(np.float64), said)
@@ -260,16 +234,24 @@ class SupervisedRecipe(ABC):
         if self._kind is None:
             columns, features = table.features_of_rows(model, rows)
             said = self._predictions(model, table.inputs(model, columns, features), settings)
-            return said + _values_of(_origin_of(model), columns, features)
+            return said + values_of(origin_of(model), columns, features)
         if len(rows) != 1:
             raise RecipeError(f"give exactly one column of {self._kind}s")
         column = next(iter(rows.values()))
-        x = images_of(np.asarray(column)) if self._kind == "image" else self.encoded(list(column), settings)
+        x = images_of(np.asarray(column)) if self._kind == "image" else self._encoded(model, list(column), settings)
         return self._predictions(model, x, settings)
 
     def encoded(self, texts: Sequence[str], settings: Mapping[str, Any]) -> Array:
         """Return texts as numbers [n, …]; for recipes whose inputs are texts."""
         raise RecipeError(f"{self.spec.name} takes no texts")
+
+    def prepared(self, shape: DataShape, settings: Mapping[str, Any], context: Context) -> Tensors:
+        """Return fixed tensors that a recipe prepares beside those of scaling, from what all sites added up."""
+        return {}
+
+    def kept(self, model: Tensors) -> Tensors:
+        """Return the tensors that are not trained."""
+        return {name: model[name] for name in _KEPT & model.keys()}
 
     def at_site(self, model: Tensors, local: Tensors) -> Tensors:
         """Return the model as a site uses it that keeps these tensors."""
@@ -328,27 +310,32 @@ class SupervisedRecipe(ABC):
         chosen = settings["classes"] if "classes" in self._properties else self._classes
         return int(chosen) if self._task_of(settings) is Task.MULTICLASS and chosen else 2
 
-    def _shape(
-        self, sample: tuple[int, ...], settings: Mapping[str, Any], columns: tuple[Column, ...] = ()
-    ) -> ModelShape:
-        task = self._task_of(settings)
+    def _shape(self, sample: tuple[int, ...], settings: Mapping[str, Any], fixed: Tensors) -> ModelShape:
+        """Return what the model is made for; `fixed` has at least its tensors that are not trained."""
+        task, columns = self._task_of(settings), () if self._kind else table.columns_of(fixed)
         return ModelShape(tuple(sample), self._classes_of(settings) if task is Task.MULTICLASS else 1, task, columns)
 
-    def _columns(self, model: Tensors) -> tuple[Column, ...]:
-        return () if self._kind else table.columns_of(model)
+    def _encoded(self, model: Tensors, texts: Sequence[str], settings: Mapping[str, Any]) -> Array:
+        return self.encoded(texts, settings)
 
     def _sample(self, shape: DataShape, settings: Mapping[str, Any]) -> tuple[int, ...]:
         return self.encoded([""], settings).shape[1:] if shape.sample is None else shape.sample
 
     def _inputs(self, model: Tensors, data: Dataset, rows: Array, settings: Mapping[str, Any]) -> Array:
         if self._kind == "text":
-            return self.encoded([str(text) for text in data.features[rows]], settings)
+            return self._encoded(model, [str(text) for text in data.features[rows]], settings)
         if self._kind == "image":
             return data.features[rows]
         return table.inputs(model, data.columns, data.features[rows])
 
+    def _labelled(self, data: Dataset, settings: Mapping[str, Any]) -> Dataset:
+        """Return the data set with labels as the task has them: with task survival times and events, float64[n, 2]."""
+        return with_events(data, settings["event"]) if self._task_of(settings) is Task.SURVIVAL else data
+
     def _labels(self, labels: Array, settings: Mapping[str, Any]) -> Array:
         task = self._task_of(settings)
+        if task is Task.SURVIVAL:
+            return ranked(labels)
         if task is Task.REGRESSION:
             return labels
         classes = self._classes_of(settings)
@@ -364,20 +351,26 @@ class SupervisedRecipe(ABC):
         return labels.astype(np.float32 if task is Task.BINARY else np.int64)
 
     def _predictions(self, model: Tensors, x: Array, settings: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-        shape = self._shape(x.shape[1:], settings, self._columns(model))
+        shape = self._shape(x.shape[1:], settings, model)
         if not len(x):
             return np.zeros((0, shape.outputs) if shape.task is Task.MULTICLASS else 0)
         said = self.answers(shape, model, x, settings)
         if shape.task is not Task.REGRESSION:
             return said
-        mean, scale = _label_scale(model)
+        mean, scale = label_scale(model)
         return said * scale + mean
 
 
-def _task(name: str) -> Task:
-    known = [str(task) for task in Task if task is not Task.SUMMARY]
-    if name not in known:
-        raise RecipeError(f"task {name!r} is unknown{hint(name, known)}: it is binary, multiclass or regression")
+def tasks_of(task: str | None, offered: Mapping[str, JsonSchema]) -> dict[str, JsonSchema]:
+    """Return the parameters of a recipe of this task, or, with None, of one that leaves it to the job."""
+    return dict(offered) if task is None else EVENT if task == Task.SURVIVAL else {}
+
+
+def _task(name: str, offered: Mapping[str, JsonSchema]) -> Task:
+    known = list(offered["task"]["enum"])
+    if name not in (*known, Task.NEXT_TOKEN):
+        said = f"it is {', '.join(known[:-1])} or {known[-1]}"
+        raise RecipeError(f"task {name!r} is unknown here{hint(name, known)}: {said}")
     return Task(name)
 
 
@@ -390,52 +383,3 @@ def _kind(inputs: Sequence[str]) -> str | None:
             f"inputs are {', '.join(inputs) or 'none'}: number, category or both, or image alone, or text alone"
         )
     return None
-
-
-def _label_tensors(sums: npt.NDArray[np.float64] | None) -> Tensors:
-    """Return the label's mean and scale over all sites as fixed tensors; without sums it is used unscaled."""
-    if sums is None:
-        return dict(zip(_LABEL, (np.zeros(1), np.ones(1)), strict=True))
-    summary = moments.summary_of(sums[-_LABEL_SUMS:].reshape(_LABEL_SUMS, 1))
-    return dict(zip(_LABEL, (summary.mean, summary.scale), strict=True))
-
-
-def _label_scale(model: Tensors) -> tuple[float, float]:
-    mean, scale = _LABEL
-    return float(model.get(mean, [0.0])[0]), float(model.get(scale, [1.0])[0])
-
-
-def _origin_of(model: Tensors) -> str | None:
-    return model[_ORIGIN].tobytes().decode() if _ORIGIN in model else None
-
-
-def _values_of(origin: str | None, columns: Sequence[Column], features: Array) -> npt.NDArray[np.float64] | Literal[0]:
-    """Return the column's value in each row, float64[n]; 0 without a column. Raises `RecipeError` for a missing one."""
-    if origin is None:
-        return 0
-    place = next(at for at, column in enumerate(columns) if column.name == origin)
-    values = np.asarray(features[:, place], np.float64)
-    if not np.isfinite(values).all():
-        raise RecipeError(f"{origin} is missing in a row, and what is predicted is the change from it")
-    return values
-
-
-def sigmoid(logits: Array) -> Array:
-    """Probabilities from logits, without overflow."""
-    return np.where(
-        logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits)))
-    )
-
-
-def softmax(logits: Array) -> Array:
-    """Probabilities [n, classes] from logits."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def probabilities(shape: ModelShape, outputs: Array) -> npt.NDArray[np.float64]:
-    """Return what outputs [n, outputs] mean: probabilities from log odds or logits, values as they are."""
-    outputs = outputs.astype(np.float64)
-    if shape.task is Task.MULTICLASS:
-        return softmax(outputs)
-    return np.asarray(sigmoid(outputs[:, 0]) if shape.task is Task.BINARY else outputs[:, 0])

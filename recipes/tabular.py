@@ -1,4 +1,4 @@
-"""Recipe `tabular`: linear or logistic regression, or a multilayer perceptron, on numbers and categories."""
+"""Recipe `tabular`: linear, logistic or Cox regression, or a multilayer perceptron, on numbers and categories."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from undersong.recipes.supervised import ModelShape
+from undersong.recipes.learner import ModelShape
+from undersong.recipes.supervised import BINS
 from undersong.recipes.torch_recipe import TORCH_FILES, TorchRecipe
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "default": [32],
         "description": "Widths of the hidden layers of mlp.",
     },
+    BINS: {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 256,
+        "default": 0,
+        "description": "Intervals of each number, of about as many values over all sites: an input for each takes the "
+        "place of the value. 0 takes the value.",
+    },
     "dropout": {
         "type": "number",
         "minimum": 0,
@@ -43,7 +52,9 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def build(shape: ModelShape, model: str, hidden: Sequence[int], dropout: float, normalisation: str) -> torch.nn.Module:
+def build(
+    shape: ModelShape, model: str, hidden: Sequence[int], dropout: float, normalisation: str, **_: object
+) -> torch.nn.Module:
     """Zeros for the linear model, torch's own draw for the MLP."""
     from torch import nn
 
@@ -73,5 +84,5 @@ RECIPE: Final = TorchRecipe(
     name="tabular",
     params=_PARAMETERS,
     record_params={"properties": {"normalisation": {"enum": ["none", "group"]}}},
-    description="Logistic regression or MLP on numbers and categories; missing values get a flag.",
+    description="Linear, logistic or Cox regression or MLP on numbers and categories; missing values get a flag.",
 )

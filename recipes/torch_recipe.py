@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from undersong.recipes import fitting, site_models, site_scaling, training
+from undersong.recipes.learner import FirstTensors, Learned, LocalRound, ModelShape, probabilities
 from undersong.recipes.local_training import (
     COMBINATIONS,
     LOSSES,
     STEPS,
     TASKS,
+    TASKS_AND_SURVIVAL,
     WITH_NOISE,
     JsonSchema,
     defaults,
@@ -26,18 +28,9 @@ from undersong.recipes.local_training import (
 from undersong.recipes.losses import loss_of
 from undersong.recipes.pretrained import Pretrained, check_frozen, digest_of
 from undersong.recipes.protocol import Array, RecipeError, Tensors
+from undersong.recipes.reading import Loader
 from undersong.recipes.signature import parameters_of
-from undersong.recipes.supervised import (
-    READING,
-    TABLE,
-    TEXT,
-    FirstTensors,
-    Learned,
-    LocalRound,
-    ModelShape,
-    SupervisedRecipe,
-    probabilities,
-)
+from undersong.recipes.supervised import READING, TABLE, TEXT, SupervisedRecipe, tasks_of
 from undersong.shared.learning.strategies import SCALE
 from undersong.shared.names import hint
 from undersong.shared.wire.profiles import ABOUT_TRAINING
@@ -46,8 +39,8 @@ if TYPE_CHECKING:
     import torch
 
 TORCH_FILES: Final = (
-    "torch_recipe.py", "site_models.py", "site_scaling.py", "fitting.py", "training.py", "noisy_steps.py", "losses.py",
-    "signature.py", *READING,
+    "torch_recipe.py", "site_models.py", "site_scaling.py", "fitting.py", "parallel.py", "training.py",
+    "noisy_steps.py", "losses.py", "signature.py", *READING,
 )  # fmt: skip
 """The files whose code a torch recipe runs: part of the digest of those that come with the platform."""
 _MEANS: Final = ("running_mean", "running_var")
@@ -67,9 +60,14 @@ class TorchRecipe(SupervisedRecipe):
     where the module cannot (it normalises over batches). encode: for recipes of texts; called with a list of texts and,
     by name, with the job's values of its other parameters, it returns numbers [n, …] of one shape. pretrained: files
     from which `build` loads what it freezes: frozen parameters are then no part of the model, and each site loads them.
+    load: reads data sets of kind own; called with the path and the names of the wanted columns, it returns a mapping
+    from these to arrays [rows, …].
 
     Raises `RecipeError` for what cannot be a recipe.
     """
+
+    parallel: Final = True
+    """Several processes of a site may train it together (`undersong.recipes.parallel`)."""
 
     def __init__(
         self,
@@ -90,8 +88,9 @@ class TorchRecipe(SupervisedRecipe):
         record_params: JsonSchema | None = {},  # noqa: B006 (never changed)
         encode: Callable[..., Array] | None = None,
         pretrained: Pretrained | None = None,
+        load: Loader | None = None,
     ) -> None:
-        if (encode is not None) != (tuple(inputs) == TEXT):
+        if (encode is not None) != (tuple(inputs) == TEXT) and self.reduces is None:
             raise RecipeError("recipes of texts have inputs=TEXT and encode, which turns texts into numbers: give both")
         own = dict(training or {})
         if unknown := sorted(own.keys() - (STEPS | LOSSES).keys()):
@@ -101,18 +100,22 @@ class TorchRecipe(SupervisedRecipe):
             name: {**entry, "default": own.get(name, entry["default"]), "$comment": ABOUT_TRAINING}
             for name, entry in offered.items()
         }
-        of_build = parameters_of(build, 1, STEPS | LOSSES | TASKS) if params is None else dict(params)
-        of_encode = {} if encode is None else parameters_of(encode, 1, STEPS | LOSSES | TASKS)
+        fixed = task is None and (loss is not None or "task" in (params or {}))  # written for other labels than times
+        tasks = TASKS if fixed else TASKS_AND_SURVIVAL
+        reserved = STEPS | LOSSES | TASKS | tasks_of(task, tasks)
+        of_build = parameters_of(build, 1, reserved) if params is None else dict(params)
+        of_encode = {} if encode is None else parameters_of(encode, 1, reserved)
         if odd := [name for name in of_encode if name in of_build and of_build[name] != of_encode[name]]:
             raise RecipeError(f"parameter {odd[0]} of build and of encode must have one default")
+        self.load_columns = load
         self._build, self._loss, self._scores, self._augment = build, loss, scores, augment
         self._encode, self._of_encode, self._pretrained = encode, tuple(of_encode), pretrained
         self._of_augment = () if augment is None else tuple(signature(augment).parameters)[2:]
-        self._of_build = tuple(name for name in of_build if name not in TASKS and name not in self._of_augment)
+        self._of_build = tuple(name for name in of_build if name not in tasks and name not in self._of_augment)
         if augment is not None and params is None:
-            of_build |= parameters_of(augment, 2, STEPS | LOSSES | TASKS | of_build)
+            of_build |= parameters_of(augment, 2, reserved | of_build)
         properties = taken | of_encode | of_build
-        known = {**properties, **(TASKS if task is None else {})}
+        known = {**tasks_of(task, tasks), **properties}
         refused = known_combinations(COMBINATIONS, known, task, own)
         noisy = known_combinations(WITH_NOISE, known, task)
         super().__init__(
@@ -124,6 +127,7 @@ class TorchRecipe(SupervisedRecipe):
             classes=classes,
             inputs=inputs,
             properties=properties,
+            tasks=tasks,
             combinations=refused,
             record_params=None
             if record_params is None

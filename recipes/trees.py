@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undersong.recipes.datasets import numbers_of
+from undersong.recipes.learner import sigmoid, softmax
 from undersong.recipes.protocol import (
     Context,
     Dataset,
@@ -28,7 +29,7 @@ from undersong.recipes.protocol import (
     TrainResult,
     source_digest,
 )
-from undersong.recipes.supervised import READING, sigmoid, softmax
+from undersong.recipes.supervised import READING
 from undersong.recipes.table import COLUMNS, columns_of
 from undersong.shared.errors import Refusal
 from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums

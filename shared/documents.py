@@ -1,7 +1,7 @@
 """What is wrong with a document, by its fields: a pointer to each, and near matches for misspelt keys and choices."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,20 @@ _NEEDED: Final = dict.fromkeys(("tuple_type", "list_type", "set_type", "frozen_s
 def pointer(path: Sequence[str | int]) -> str:
     """Return the JSON pointer (RFC 6901) to a place in the document."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with a JSON merge patch (RFC 7396) applied: null takes a field out, lists are replaced."""
+    made = dict(document)
+    for name, value in changes.items():
+        if value is None:
+            made.pop(name, None)
+        elif isinstance(value, Mapping):
+            known = made.get(name)
+            made[name] = merged(known if isinstance(known, Mapping) else {}, value)
+        else:
+            made[name] = value
+    return made
 
 
 def document_faults(error: ValidationError, form: Any, at: Sequence[str | int] = ()) -> list[FieldError]:

@@ -56,6 +56,15 @@ def file_mark(path: Path) -> FileMark | None:
         return None
 
 
+def tree_marks(path: Path) -> tuple[tuple[str, FileMark | None], ...]:
+    """Return the mark of a file, or of a folder and all that is in it, each with its path; links are not followed."""
+    found = [(str(path), file_mark(path))]
+    for folder, inner, files in os.walk(path):
+        inner.sort()
+        found += [(each, file_mark(Path(each))) for each in (os.path.join(folder, name) for name in sorted(files))]  # noqa: PTH118
+    return tuple(found)
+
+
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     """Return a descriptor of a regular file, opened at once; raises NotAFile or another OSError."""
     try:

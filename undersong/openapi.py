@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from undersong.local.layout import HELPER, SERVICES
+from undersong.local.layout import HELPER, SERVICES, package_of, settings_of
 
 
 def document(service: str) -> str:
@@ -21,9 +21,8 @@ def document(service: str) -> str:
 
 def application(service: str, scratch: Path) -> FastAPI:
     """Return the service's application, which is connected to nothing; `scratch` is an empty folder."""
-    package = f"undersong.services.{'keys.helper' if service == HELPER else service}"
-    settings = getattr(importlib.import_module(f"{package}.settings"), f"{service.capitalize()}Settings")
-    made: FastAPI = importlib.import_module(f"{package}.wiring").build_app(settings(data_dir=scratch))
+    wiring = importlib.import_module(f"{package_of(service)}.wiring")
+    made: FastAPI = wiring.build_app(settings_of(service)(data_dir=scratch))
     return made
 
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from undersong.client.types import ENDED_ROUND_PHASES, Event, Round
 
-HEADLINE: Final = ("accuracy", "auc", "r2", "rmse", "loss")
+HEADLINE: Final = ("accuracy", "auc", "r2", "rmse", "concordance", "loss")
 _NUMBERED: Final = frozenset({"train", "evaluate", "statistics"})
 _EXACT: Final = 1e-6
 """An error bound up to which a metric is exact, in the three decimals that are shown."""
-_COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "mape_rows"})
+_COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "mape_rows", "tokens"})
 
 
 @dataclass
@@ -60,6 +60,7 @@ class JobProgress:
         self.rounds: dict[str, RoundProgress] = {}
         self.state = "running"
         self.reason: str | None = None
+        self._trained = 0  # as the events of published rounds tell it
 
     def take(self, event: Event) -> RoundProgress | None:
         """Take in one event; the round that it changed, if any."""
@@ -69,6 +70,8 @@ class JobProgress:
             self.state = str(event.data.get("state", self.state))
             self.reason = event.data.get("reason")
             return None
+        if isinstance(told := event.data.get("trained"), int):
+            self._trained = max(self._trained, told)
         known = self.rounds.get(str(event.data.get("round_id")))
         if event.type == "task.done" and known is not None and not known.ended:
             known.got = min(known.got + 1, known.cohort)
@@ -82,13 +85,15 @@ class JobProgress:
         return [
             self._round({**round_.model_dump(), "round_id": round_.id, "cohort": len(round_.cohort)})
             for round_ in rounds
+            if round_.kind != "prepare"  # an order to train ahead is no round that people wait for
             if round_.id not in self.rounds or not self.rounds[round_.id].ended
         ]
 
     @property
     def trained(self) -> int:
-        """How many training rounds have been published."""
-        return sum(round_.kind == "train" and round_.phase == "published" for round_ in self.rounds.values())
+        """How many rounds were trained: of trees, which no round of training makes, as many as have grown."""
+        published = sum(round_.kind == "train" and round_.phase == "published" for round_ in self.rounds.values())
+        return max(published, self._trained)
 
     @property
     def answered(self) -> int:

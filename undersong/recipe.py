@@ -5,6 +5,7 @@ the roles of tensors, and the sums of each evaluation layout are for recipes tha
 """
 
 from undersong.recipes.flower import FlowerRecipe
+from undersong.recipes.learner import ModelShape
 from undersong.recipes.numpy_recipe import NumpyRecipe
 from undersong.recipes.pretrained import Pretrained
 from undersong.recipes.protocol import (
@@ -26,7 +27,7 @@ from undersong.recipes.protocol import (
     source_digest,
 )
 from undersong.recipes.sklearn_recipe import SklearnRecipe
-from undersong.recipes.supervised import IMAGE, TEXT, ModelShape
+from undersong.recipes.supervised import IMAGE, TEXT
 from undersong.recipes.torch_recipe import TorchRecipe
 from undersong.shared.learning.metrics import binary_sums, evaluation_layout, multiclass_sums, regression_sums
 from undersong.shared.learning.tensors import Schema

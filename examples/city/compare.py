@@ -1,10 +1,11 @@
 """What personal models are worth: persistence, car parks alone, all rows pooled, one common model, and personal ones.
 
-Prints the table: python examples/city/compare.py. Models are trained by the recipe that agents run, and averaged here
-as floats, weighed by rows: no platform, no quantiser, no engine. Each car park is scored on its own rows of December.
+Prints the table: python examples/city/compare.py. Models are trained by the recipe that agents run, those of several
+car parks in a simulation of the job. Each car park is scored on its own rows of December.
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import yaml
 
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.datasets import load_dataset, read_datasets, window_groups
-from undersong.recipes.protocol import TRAINING_ROUND, Dataset, Params, Tensors
+from undersong.recipes.protocol import Dataset, Params, Tensors
 from undersong.recipes.reference import pool, train_in_one_place
 from undersong.shared.learning.metrics import evaluation_layout, metrics_of
+from undersong.simulate import simulate
 
 HERE: Final = Path(__file__).resolve().parent
 RECIPE: Final = load_recipe("series")
@@ -42,23 +44,12 @@ def _of(data: Dataset, rows: np.ndarray) -> Dataset:
     return replace(data, features=data.features[rows], label=data.label[rows], train=train, test=test)
 
 
-def federate(sites: Sequence[Dataset], params: Params, rounds: int) -> tuple[Tensors, list[Tensors]]:
-    """Return the common model after so many rounds over all sites, and what each site kept."""
-    statistics = np.sum([RECIPE.statistics(data, params, 0) for data in sites], axis=0)
-    context = {"statistics": list(statistics)}
-    model = RECIPE.initial(sites[0].shape, params, context, 0).tensors
-    kept: list[Tensors] = [{} for _ in sites]
-    for number in range(rounds):
-        here = {**context, TRAINING_ROUND: [float(number), float(rounds)]}
-        given = [replace(data, local=own) for data, own in zip(sites, kept, strict=True)]
-        made = [RECIPE.train(model, data, params, here, number, lambda _: None) for data in given]
-        weights = np.array([one.examples for one in made], float)
-        model = {
-            name: np.average([one.tensors[name] for one in made], axis=0, weights=weights).astype(value.dtype)
-            for name, value in model.items()
-        }
-        kept = [dict(one.local) for one in made]
-    return model, kept
+def federated(name: str, rounds: int) -> float:
+    """Return the mean absolute error of a job of this folder, simulated with each car park as a client."""
+    asked = job(name) | {"rounds": rounds, "evaluation": {"every": rounds}}
+    with tempfile.TemporaryDirectory() as folder:
+        run = simulate(asked, HERE / "datasets.yaml", partition="by:car_park", workers=0, out=folder)
+        return run.metrics["mae"]
 
 
 def error(models: Sequence[Tensors], sites: Sequence[Dataset], params: Params) -> float:
@@ -75,20 +66,16 @@ def persistence(sites: Sequence[Dataset]) -> float:
 
 def compare(rounds: int | None = None) -> dict[str, float]:
     """Return the mean absolute error of each way; every model has as many passes over its rows as there are rounds."""
-    spec, personal = job("job.yaml"), job("personalised.yaml")
+    spec = job("job.yaml")
     params, rounds, sites = spec["recipe"]["params"], rounds or int(spec["rounds"]), list(car_parks().values())
-    same = len(sites)
     pooled = train_in_one_place(RECIPE, pool(sites), params, rounds=rounds)
     alone = [train_in_one_place(RECIPE, data, params, rounds=rounds) for data in sites]
-    common, _ = federate(sites, params, rounds)
-    held, kept = federate(sites, personal["recipe"]["params"], rounds)
-    own = [replace(data, local=mine) for data, mine in zip(sites, kept, strict=True)]
     return {
         "as full as now": persistence(sites),
         "each car park alone": error(alone, sites, params),
-        "all rows pooled": error([pooled] * same, sites, params),
-        "common model": error([common] * same, sites, params),
-        "personal models": error([held] * same, own, personal["recipe"]["params"]),
+        "all rows pooled": error([pooled] * len(sites), sites, params),
+        "common model": federated("job.yaml", rounds),
+        "personal models": federated("personalised.yaml", rounds),
     }
 
 

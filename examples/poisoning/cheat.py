@@ -19,7 +19,7 @@ from undersong.shared.secagg.payload import train_payload
 from undersong.shared.secagg.quantise import TAIL_LENGTH, pack, unpack
 from undersong.shared.secagg.twoserver import schemes
 from undersong.shared.vdaf.field64 import FIELD64
-from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
+from undersong.shared.vdaf.pine_instances import Pine64HmacSha256Aes128
 from undersong.shared.wire.manifest import RoundManifest
 
 BOOST: Final = 100

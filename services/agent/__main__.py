@@ -14,6 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from undersong.services.agent.memory import leave_out
+
+if __name__ == "__main__":  # before anything is imported that would load them
+    leave_out()
+
 import httpx
 import yaml
 

@@ -21,6 +21,7 @@ from undersong.services.agent.ledger.book import Ledger
 from undersong.services.agent.ledger.heads import HeadCommitter, LoggedHeads
 from undersong.services.agent.ledger.lost import LostRounds
 from undersong.services.agent.ledger.mark import LedgerMark
+from undersong.services.agent.memory import give_back
 from undersong.services.agent.peers.aggregator import Aggregator
 from undersong.services.agent.peers.coordinator import Coordinator, Lease
 from undersong.services.agent.peers.keys import Signatures
@@ -32,7 +33,8 @@ from undersong.services.agent.repository.highwater import SentMessages
 from undersong.services.agent.repository.models import ModelCache
 from undersong.services.agent.repository.room import Room
 from undersong.services.agent.repository.state import AgentState
-from undersong.services.agent.rounds.tasks import ServiceClients, Tasks
+from undersong.services.agent.rounds.setup import ServiceClients
+from undersong.services.agent.rounds.tasks import Tasks
 from undersong.services.agent.runner import processors
 from undersong.services.agent.settings import AgentSettings, ConfigError
 from undersong.services.agent.site.profile import unreadable_profile
@@ -68,6 +70,7 @@ class Agent:
         self._consents: tuple[ConsentNote, ...] = ()  # as told
         self._mark = OwnerMark(settings.owner_mark)
         self._unsure = _EXCLUSION_LOOKS
+        self._rested = True  # there was no task since memory was given back
 
     async def run(self) -> None:
         """Serve until cancelled; ConfigError or EnrolmentRefused when a person must act first."""
@@ -253,6 +256,9 @@ class Agent:
             if not isinstance(lease, Lease):
                 performing().forget_hopeless()
                 await performing().settle()
+                if not self._rested:
+                    await asyncio.to_thread(give_back)
+                    self._rested = True
                 if lease.next_poll_s > 0:
                     await asyncio.sleep(lease.next_poll_s * random.uniform(0.8, 1.2))  # noqa: S311
                 return False
@@ -263,6 +269,7 @@ class Agent:
             )
         else:
             await performing().perform(lease)
+            self._rested = False
         return True
 
     @asynccontextmanager

@@ -125,6 +125,13 @@ class AgentSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where recipes compute; `auto`: on a graphics processor where there is one"
     )
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that train a recipe of PyTorch together, each a part of every batch; with `device: "
+        "cuda` one for each GPU",
+    )
     isolate_network: bool = Field(default=True, description="No network for recipes where the kernel allows it")
     containment: Literal["best", "required"] = Field(
         default="best",

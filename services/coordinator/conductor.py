@@ -139,6 +139,8 @@ class Conductor:
         round_ = record.round
         if round_.ended:
             return None
+        if round_.kind is RoundKind.PREPARE:
+            return await self._rounds.tend(round_id)
         if round_.overdue(now):
             return await self._rounds.fail(round_id, "deadline", tell=True, spent=tracks_steps(record))
         if round_.phase is Phase.PLANNED:
@@ -245,6 +247,8 @@ class Conductor:
             shown["curves"] = curves
         if record.manifest.manifest.site_metrics and (told := await self._told_by_sites(record)):
             shown["sites"], shown["spread"] = told, spread(told)
+        if buffered := record.manifest.manifest.buffered:
+            shown["staleness"] = {each.site_id: each.staleness for each in buffered}
         if report.faults:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
         return Published(outcome, shown)
@@ -351,8 +355,8 @@ class Conductor:
 
 
 def tracks_steps(record: StoredRound) -> bool:
-    """Return whether sites or another party have a say before the sum is opened."""
-    return engine_facts(record.manifest.manifest.engine).tracks_steps
+    """Return whether sites or another party have a say before the sum is opened; there is none of a training order."""
+    return record.round.kind is not RoundKind.PREPARE and engine_facts(record.manifest.manifest.engine).tracks_steps
 
 
 def _reason(report: RoundReport) -> str:

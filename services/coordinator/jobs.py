@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,7 +16,7 @@ from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.peers.registry import Registry
-from undersong.services.coordinator.repository.jobs import JobEvent, JobRepository
+from undersong.services.coordinator.repository.jobs import EVERY_JOB, JobEvent, JobFilter, JobRepository
 from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
@@ -87,15 +87,19 @@ class Jobs:
         verdict, _ = await self._judge(person, document)
         return await asyncio.to_thread(plan_of, verdict)
 
-    async def submit(self, person: Principal, document: Mapping[str, Any], once: Once) -> JobView:
-        """Start a job; raises `JobInvalid` with every error."""
+    async def submit(
+        self, person: Principal, document: Mapping[str, Any], once: Once, *, cloned_from: str | None = None
+    ) -> JobView:
+        """Start a job; raises `JobInvalid` with every error. Its first event names the job that it was cloned from."""
         verdict, start = await self._judge(person, document)
 
         async def work(tx: Transaction) -> JobView:
             job = _new_job(verdict, start, person, await tx.now())
             jobs = JobRepository(tx)
             await jobs.add(job)
-            await jobs.record(job.id, "job.created", person.name, {"state": str(job.state), "name": job.spec.name})
+            facts = {"state": str(job.state), "name": job.spec.name}
+            facts |= {} if cloned_from is None else {"cloned_from": cloned_from}
+            await jobs.record(job.id, "job.created", person.name, facts)
             await tx.emit(JOBS_TOPIC, "job.created", job.id)
             return job_view(job, verdict.warnings)
 
@@ -107,7 +111,7 @@ class Jobs:
         """Return a job of the person's federations."""
 
         async def work(tx: Transaction) -> JobView:
-            job = await _seen(tx, person, job_id)
+            job = await seen_job(tx, person, job_id)
             at_fault = await TaskRepository(tx).at_fault(job_id)
             names = await SiteRepository(tx).names(task.site_id for task in at_fault)
             excluded = [exclusion_view(task, names.get(task.site_id)) for task in at_fault]
@@ -141,12 +145,12 @@ class Jobs:
         return results_view(job, job.spec)
 
     async def list(
-        self, person: Principal, federation_id: str | None, state: str | None, limit: int, after: str | None
+        self, person: Principal, limit: int, after: str | None = None, chosen: JobFilter = EVERY_JOB
     ) -> Page[JobView]:
-        """Return the jobs of the person's federations, newest first."""
+        """Return the chosen jobs of the person's federations, by default all, newest first."""
 
         async def work(tx: Transaction) -> Page[JobView]:
-            found = await JobRepository(tx).list(person.federations(), federation_id, state, limit, after)
+            found = await JobRepository(tx).list(person.federations(), chosen, limit, after)
             return found.map(job_view)
 
         return await self._database.read("jobs.list", work)
@@ -164,7 +168,7 @@ class Jobs:
         """Return each site's part in a job."""
 
         async def work(tx: Transaction) -> Sequence[ParticipationView]:
-            await _seen(tx, person, job_id)
+            await seen_job(tx, person, job_id)
             parts = await TaskRepository(tx).participation(job_id)
             names = await SiteRepository(tx).names(part.site_id for part in parts)
             named: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -209,6 +213,15 @@ class Jobs:
             return await JobRepository(tx).events(job_id, after, limit)
 
         return await self._database.read("job.events", work)
+
+    async def event_counts(self, job_ids: Iterable[str]) -> Mapping[str, int]:
+        """Return how many events each of these jobs has, for a reader who was authorised before."""
+        wanted = list(job_ids)
+
+        async def work(tx: Transaction) -> Mapping[str, int]:
+            return await JobRepository(tx).counts(wanted)
+
+        return await self._database.read("jobs.counts", work)
 
     async def pause(self, person: Principal, job_id: str, once: Once) -> JobView:
         """Plan no further round; the one in flight goes on."""
@@ -265,7 +278,7 @@ class Jobs:
 
     async def _job(self, person: Principal, job_id: str) -> Job:
         async def work(tx: Transaction) -> Job:
-            return await _seen(tx, person, job_id)
+            return await seen_job(tx, person, job_id)
 
         return await self._database.read("job.get", work)
 
@@ -355,7 +368,8 @@ def _new_job(verdict: ValidJob, start: StartingVersion | None, person: Principal
     return job if start is None else job.starting_from(start.version_id, start.digest, start.model_id)
 
 
-async def _seen(tx: Transaction, person: Principal, job_id: str) -> Job:
+async def seen_job(tx: Transaction, person: Principal, job_id: str) -> Job:
+    """Return a job that the person may see; raises NotFound for another."""
     job = await JobRepository(tx).get(job_id)
     person.check(*Role, federation_id=job.federation_id, hidden=no_such("job", job_id))
     return job

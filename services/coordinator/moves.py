@@ -15,6 +15,7 @@ from undersong.shared.errors import NotFound, no_such
 from undersong.shared.ids import SiteId, TaskId
 from undersong.shared.telemetry.metrics import AGENT_TASK_SECONDS, STRAGGLERS, TASK_ATTEMPTS, TASKS_ENDED
 from undersong.shared.telemetry.traces import current_trace
+from undersong.shared.wire.manifest import RoundKind
 
 ROUNDS_TOPIC: Final = "coordinator.rounds"
 TASKS_TOPIC: Final = "coordinator.tasks"
@@ -59,7 +60,10 @@ async def move_all(tx: Transaction, round_: Round, moves: Sequence[Move], event:
         await tasks.save(each.after)
         tx.after_commit(partial(measure, each.before, each.after))
     # The counters of an ended round are its record, and the tasks that lapse after it change nothing.
-    if not round_.ended:
+    if round_.kind is RoundKind.PREPARE:
+        if any(each.before.outstanding and not each.after.outstanding for each in moves):
+            await tx.emit(ROUNDS_TOPIC, "round.trained", round_.id)
+    elif not round_.ended:
         await _count(tx, round_, moves)
     entries = [Entry(event or f"task.{each.after.state}", each.actor, _facts(each.after), each.trace) for each in moves]
     await JobRepository(tx).record_all(round_.job_id, entries, notify=event is not None)

@@ -1,17 +1,21 @@
 """Plan a job's next round, or end or pause the job, in the transaction that ended the round before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
+from undersong.services.coordinator.buffering import ask, opened, orders_of, unasked
+from undersong.services.coordinator.domain.buffers import BufferRule, TrainingOrder, busy, ready, rule_of
 from undersong.services.coordinator.domain.causes import Cause, liftable, owed_to_job
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
-from undersong.services.coordinator.domain.progress import Finished, JobState, Stalled, Step
+from undersong.services.coordinator.domain.progress import DIVERGED, Finished, JobState, Stalled, Step
 from undersong.services.coordinator.domain.rounds import CHECK_EVERY, Round
 from undersong.services.coordinator.domain.sites import consent_of
+from undersong.services.coordinator.domain.tasks import CONSENT_WAITING
 from undersong.services.coordinator.domain.validation import absence
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.moves import ROUNDS_TOPIC
@@ -23,7 +27,14 @@ from undersong.shared.database import Transaction
 from undersong.shared.errors import Refusal
 from undersong.shared.identity.authority import Identity
 from undersong.shared.ids import RoundId, SiteId, new_id
-from undersong.shared.wire.manifest import MANIFEST_CONTEXT, LogHead, RoundManifest, SignedManifest
+from undersong.shared.wire.manifest import (
+    MANIFEST_CONTEXT,
+    BufferedChange,
+    LogHead,
+    RoundKind,
+    RoundManifest,
+    SignedManifest,
+)
 
 ACTOR: Final = "coordinator"
 log = structlog.get_logger(__name__)
@@ -43,21 +54,45 @@ class Planner:
         if step is None or job.resting(now) or (isinstance(step, Step) and job.lacks_model):
             await jobs.save(job)
             return None
+        if step == Finished(
+            JobState.FAILED, DIVERGED
+        ):  # one site's word can make a mean large: it ends no job for good
+            step = Stalled(DIVERGED)
         if isinstance(step, Finished):
             await self.finish(tx, job, step)
             return None
         if isinstance(step, Stalled):
             await self.stall(tx, job, step.reason)
             return None
-        cohort = cohort_for(job, step, await self._candidates(tx, job))
+        candidates, buffered = await self._candidates(tx, job), dict[SiteId, BufferedChange]()
+        if (rule := rule_of(job.spec)) is not None and step.kind in (RoundKind.TRAIN, RoundKind.EVALUATE):
+            orders = await orders_of(tx, job.id)
+            if step.kind is RoundKind.TRAIN:
+                buffered = await self._buffered(tx, job, step, rule, orders, candidates)
+                if len(buffered) < rule.size:
+                    await self._await_changes(tx, job, rule, buffered)
+                    return None
+                candidates = sorted(buffered)
+            else:  # a site that trains would hold the evaluation up
+                candidates = [site for site in candidates if site not in busy(orders)]
+        cohort = cohort_for(job, step, candidates)
         if not cohort:
             await self._wait_for_sites(tx, job, step)
             return None
+        changes = tuple(buffered[site] for site in cohort if site in buffered)
+        return await self._start(tx, job, step, cohort, changes)
+
+    async def _start(
+        self, tx: Transaction, job: Job, step: Step, cohort: tuple[SiteId, ...], buffered: tuple[BufferedChange, ...]
+    ) -> RoundId | None:
+        """Save the job with a round of this cohort; end it where no round can be planned."""
+        jobs, now = JobRepository(tx), await tx.now()
         deadline_s = job.spec.deadlines.round_s or self._default_deadline_s
         round_id = RoundId(new_id("rnd"))
         epoch = (await SiteRepository(tx).watch()).epoch
         try:
-            manifest = manifest_for(job, step, Settled(round_id, cohort, epoch, deadline_s, self.log_head))
+            settled = Settled(round_id, cohort, epoch, deadline_s, self.log_head, buffered)
+            manifest = manifest_for(job, step, settled)
         except Refusal as refusal:
             log.warning("round.not_plannable", job_id=job.id, reason=refusal.detail)
             await self.finish(tx, job, Finished(JobState.FAILED, refusal.slug()))
@@ -68,6 +103,82 @@ class Planner:
         await jobs.record(job.id, "round.planned", ACTOR, round_facts(round_))
         await tx.emit(ROUNDS_TOPIC, "round.planned", round_id)
         return round_id
+
+    async def _buffered(
+        self,
+        tx: Transaction,
+        job: Job,
+        step: Step,
+        rule: BufferRule,
+        orders: list[TrainingOrder],
+        candidates: Sequence[SiteId],
+    ) -> dict[SiteId, BufferedChange]:
+        """Return the changes that are ready, once every site that is free has an order to train."""
+        found = ready(orders, job.progress.trained, rule)
+        able = {site: change for site, change in found.items() if site in candidates}
+        if len(able) >= rule.size:
+            return able
+        newest = next(
+            (o for o in orders if (o.round.number, o.round.attempt) == (job.progress.trained, step.attempt)), None
+        )
+        if newest is None and (free := [site for site in candidates if site not in busy(orders) | set(found)]):
+            newest = await self._order(tx, job, step.attempt, rule)
+            orders.append(newest)
+            log.info("order.given", job_id=job.id, round_id=newest.round.id, sites=len(free))
+        if newest is not None:
+            await ask(tx, newest.round, unasked(orders, newest, candidates, found))
+        return able
+
+    async def _order(self, tx: Transaction, job: Job, attempt: int, rule: BufferRule) -> TrainingOrder:
+        """Store a training order for the job's present version: for all sites that could ever answer it."""
+        now = await tx.now()
+        members = [site.facts() for site in await SiteRepository(tx).of_federation(job.federation_id)]
+        fit = tuple(sorted(site.id for site in members if absence(site, job.spec, job.resolved) is None))
+        deadline_s = job.spec.deadlines.round_s or self._default_deadline_s
+        epoch = (await SiteRepository(tx).watch()).epoch
+        step = Step(RoundKind.PREPARE, job.progress.trained, attempt)
+        settled = Settled(RoundId(new_id("rnd")), fit, epoch, deadline_s, self.log_head)
+        manifest = manifest_for(job, step, settled)
+        order = opened(_new_round(manifest, step.number, now), now, rule)
+        manifest = manifest.model_copy(update={"deadline_s": order.deadline.total_seconds()})
+        await RoundRepository(tx).add(order, self.sign(manifest))
+        await JobRepository(tx).record(job.id, "order.opened", ACTOR, round_facts(order))
+        if manifest.model is None:
+            raise ValueError("an order names the version to train from")
+        return TrainingOrder(order, manifest.model.version_id, {})
+
+    async def _await_changes(
+        self,
+        tx: Transaction,
+        job: Job,
+        rule: BufferRule,
+        held: Mapping[SiteId, BufferedChange],
+    ) -> None:
+        """Save the job while its buffer fills; as a failed attempt where that takes too long, or too few can."""
+        now, orders = await tx.now(), await orders_of(tx, job.id)
+        newest = orders[-1] if orders else None
+        failed = [] if newest is None else [task for task in newest.tasks.values() if task.failed]
+        possible = len(held.keys() | busy(orders))
+        since = job.waiting_since or now
+        late = (now - since).total_seconds() >= (job.spec.deadlines.round_s or self._default_deadline_s)
+        if newest is None and late:
+            await self.stall(tx, job, "too-few-sites")
+            return
+        if newest is None or not (late or (failed and possible < rule.size)):
+            jobs = JobRepository(tx)
+            await jobs.save(job.waiting(now))
+            if job.waiting_since is None and possible < rule.size:  # else enough sites train
+                await jobs.record(job.id, "job.waiting", ACTOR, {"needed": rule.size, "ready": len(held)})
+            return
+        waits = any(task.code == CONSENT_WAITING for task in failed)
+        job = replace(job.setback("buffer" if late else "quorum", now, failed, waits=waits), waiting_since=None)
+        end = await self.end_of(tx, job, replace(newest.round, min_cohort=rule.size))
+        if end is JobState.FAILED:
+            await self.finish(tx, job, Finished(JobState.FAILED, job.last_failure or "quorum"))
+        elif end is JobState.PAUSED:
+            await self.stall(tx, job, job.last_failure or "quorum")
+        else:
+            await JobRepository(tx).save(job)
 
     def sign(self, manifest: RoundManifest) -> SignedManifest:
         """Return the manifest with the coordinator's signature over its digest."""

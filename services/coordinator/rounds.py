@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
+from undersong.services.coordinator.buffering import spend, tend
 from undersong.services.coordinator.domain.causes import causes_of
 from undersong.services.coordinator.domain.endings import Published, SiteFault, Verdicts
 from undersong.services.coordinator.domain.manifests import draft, witnessed
@@ -111,6 +112,17 @@ class Rounds:
 
         return await self._database.run("round.open", work)
 
+    async def tend(self, order_id: RoundId) -> RoundId | None:
+        """Look after a training order, and plan what its job can do by now; the id of a round that was planned."""
+
+        async def work(tx: Transaction) -> RoundId | None:
+            job_id = await tend(tx, order_id)
+            if job_id is None:
+                return None
+            return await self._planner.plan(tx, await JobRepository(tx).get(job_id, lock=True))
+
+        return await self._database.run("round.tend", work)
+
     async def begin_closing(self, round_id: RoundId) -> None:
         """No site is given a task of this round any more."""
 
@@ -146,17 +158,18 @@ class Rounds:
             await rounds.save(over, Changes(result=published.result, metrics=metrics, unreported=measured))
             # Locks go from round to tasks to job, here as everywhere (repository/__init__.py).
             await self._settle(tx, round_, verdict)
+            await spend(tx, round_, round_.cohort)
             job = await jobs.get(round_.job_id, lock=True)
+            # The job was stopped, or went on, while the result was on its way: the round counts, the job does not move.
+            after = job.advanced(round_.kind, round_.number, outcome, now) if job.round_id == round_id else None
             facts = round_facts(over) | {"result": dict(published.result), "metrics": dict(outcome.metrics)}
+            facts |= {} if after is None else {"trained": after.progress.trained}
             await jobs.record(job.id, "round.published", ACTOR, facts)
             await _record_faults(jobs, round_, verdict.faults)
             if measured:
                 await tx.emit(ROUNDS_TOPIC, "round.measured", round_id)
             tx.after_commit(lambda: self._count(over, len(over.cohort)))
-            # The job was stopped, or went on, while the result was on its way: the round counts, the job does not move.
-            if job.round_id != round_id:
-                return None
-            return await self._planner.plan(tx, job.advanced(round_.kind, round_.number, outcome, now))
+            return None if after is None else await self._planner.plan(tx, after)
 
         return await self._database.run("round.publish", work)
 
@@ -186,6 +199,7 @@ class Rounds:
             # The duty to tell the aggregator is a column, not a message: the sweeper repeats it until it is done.
             await rounds.save(over, Changes(uncancelled=tell))
             ended = await self._settle(tx, round_, verdict)
+            await spend(tx, round_, round_.cohort if spent else {task.site_id for task in ended if task.failed})
             job = await jobs.get(round_.job_id, lock=True)
             await jobs.record(job.id, "round.failed", ACTOR, round_facts(over) | cause_facts(causes_of(ended)))
             await _record_faults(jobs, round_, () if verdict is None else verdict.faults)

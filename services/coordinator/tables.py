@@ -192,6 +192,43 @@ class JobEventRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
 
 
+class WebhookRow(Base):
+    """An address of a federation's that is told what happens to its jobs; the secret is sealed."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    federation_id: Mapped[str] = mapped_column(Id, ForeignKey("federations.id"), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(JsonDocument())
+    secret: Mapped[bytes]
+    created_by: Mapped[str] = mapped_column(Title)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
+class DeliveryRow(Base):
+    """One event on its way to one webhook; without a job it is a test message."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "job_id", "number"),
+        Index("ix_webhook_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(Id, ForeignKey("webhooks.id"))
+    type: Mapped[str] = mapped_column(Word)
+    job_id: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
+    number: Mapped[int | None]
+    state: Mapped[str] = mapped_column(Word)
+    attempts: Mapped[int]
+    answer: Mapped[str | None] = mapped_column(Title)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    next_attempt_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
 class UserRow(Base):
     """A person, or a program that acts for one."""
 

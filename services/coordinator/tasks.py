@@ -68,7 +68,7 @@ class Tasks:
         before, round_ = await locked(tx, site_id, task_id)
         if round_.phase is not Phase.COLLECTING:
             return Order(go_on=False, reason=f"round-{round_.phase}")
-        if before.state is TaskState.EXPIRED and before.lease_token == token and not round_.closing:
+        if before.state is TaskState.EXPIRED and before.lease_token == token and (before.ordered or not round_.closing):
             if site_id not in await TaskRepository(tx).leased_by([site_id]):
                 after = before.revive(await tx.now() + self._timing.lease)
                 await move(tx, before, after, round_, site_id)

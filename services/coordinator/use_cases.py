@@ -1,11 +1,15 @@
 """Every use case of the API, made once per process and handed to the routes."""
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.attendance import Attendance
+from undersong.services.coordinator.clones import Clones
 from undersong.services.coordinator.federations import Federations
+from undersong.services.coordinator.job_comparisons import JobComparisons
+from undersong.services.coordinator.job_timelines import JobTimelines
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Leases, Timing
 from undersong.services.coordinator.operations import Operations
@@ -13,6 +17,7 @@ from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.tasks import Tasks
+from undersong.services.coordinator.webhooks import Webhooks
 from undersong.shared.database import Database
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.queues import Notifier
@@ -25,31 +30,46 @@ class UseCases:
     federations: Federations
     sites: Sites
     jobs: Jobs
+    comparisons: JobComparisons
+    timelines: JobTimelines
+    clones: Clones
     leases: Leases
     tasks: Tasks
     accounts: Accounts
     signins: SignIns
     operations: Operations
     attendance: Attendance
+    webhooks: Webhooks
     notifier: Notifier
     timing: Timing
 
 
 def build_use_cases(
-    database: Database, notifier: Notifier, sealer: Sealer, registry: Registry, timing: Timing, stopping: asyncio.Event
+    database: Database,
+    notifier: Notifier,
+    sealer: Sealer,
+    registry: Registry,
+    timing: Timing,
+    stopping: asyncio.Event,
+    webhook_origins: Collection[str] = (),
 ) -> UseCases:
     """Return the use cases over one database; `stopping` ends long polls."""
     attendance = Attendance(database, notifier, timing.lease_s)
+    jobs = Jobs(database, registry, timing.lease)
     return UseCases(
         federations=Federations(database),
         sites=Sites(database, attendance, timing.lease),
-        jobs=Jobs(database, registry, timing.lease),
+        jobs=jobs,
+        comparisons=JobComparisons(database),
+        timelines=JobTimelines(database),
+        clones=Clones(jobs),
         leases=Leases(database, notifier, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),
         signins=SignIns(database),
         operations=Operations(database, notifier),
         attendance=attendance,
+        webhooks=Webhooks(database, sealer, webhook_origins),
         notifier=notifier,
         timing=timing,
     )

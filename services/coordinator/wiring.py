@@ -24,6 +24,7 @@ from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.tables import common
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.services.coordinator.use_cases import UseCases, build_use_cases
+from undersong.services.coordinator.webhook_sending import TIMEOUT, WebhookSender
 from undersong.services.coordinator.worker import work
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database
@@ -31,6 +32,7 @@ from undersong.shared.errors import Unavailable
 from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.identity.sealing import Sealer
+from undersong.shared.identity.transport import around_proxies, trust
 from undersong.shared.queues import Notifier, OutboxTail, Relay, Streams, Sweeper, background
 from undersong.shared.web.trust import ServiceTrust, establish_trust
 
@@ -74,7 +76,9 @@ def _lifespan(
             stack.push_async_callback(streams.close)
             registry = Registry(await stack.enter_async_context(_party(settings, "registry", identity)))
             sealer = Sealer.ensure(settings.seal_key)
-            use_cases = build_use_cases(database, notifier, sealer, registry, _timing(settings), app.state.stopping)
+            use_cases = build_use_cases(
+                database, notifier, sealer, registry, _timing(settings), app.state.stopping, settings.allowed_origins
+            )
             app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
             app.state.auditing = Auditing(keys, registry, identity)
@@ -110,7 +114,11 @@ async def run_worker(settings: CoordinatorSettings) -> None:
         await stack.enter_async_context(background(LogHeads(Keys(keys), rounds).run()))
         datasheets = Datasheets(database, Registry(registry), KeysDirectory(keys), identity)
         keeper = SheetKeeper(database, datasheets, Registry(registry))
-        await work(database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing), keeper)
+        origins, sealer = settings.allowed_origins, Sealer.ensure(settings.seal_key)
+        sender = WebhookSender(database, sealer, await stack.enter_async_context(_webhook_client(settings)), origins)
+        await work(
+            database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing), keeper, sender
+        )
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:
@@ -133,6 +141,12 @@ def _party(settings: CoordinatorSettings, audience: str, identity: _LateIdentity
     )
 
 
+def _webhook_client(settings: CoordinatorSettings) -> httpx.AsyncClient:
+    """Return a client that follows no redirect, and takes the proxy of the environment for what is not this machine."""
+    verify = trust(settings.webhook_ca_file, settings.allowed_origins)
+    return httpx.AsyncClient(verify=verify, timeout=TIMEOUT, follow_redirects=False, mounts=around_proxies())
+
+
 def _timing(settings: CoordinatorSettings) -> Timing:
     return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
 
@@ -143,6 +157,10 @@ def _dashboard(
     origin = settings.public_url or settings.coordinator_url
     source = CoordinatorSource(
         use_cases.jobs,
+        use_cases.comparisons,
+        use_cases.timelines,
+        use_cases.clones,
+        use_cases.federations,
         use_cases.sites,
         use_cases.accounts,
         auditing,

@@ -9,6 +9,7 @@ from undersong.services.coordinator.rounds import JOBS_TOPIC
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.tasks import TaskSweeper
+from undersong.services.coordinator.webhook_sending import WebhookSender
 from undersong.shared.database import Database
 from undersong.shared.queues import Consumer, OutboxTail, Relay, Streams, Sweeper, run_all
 from undersong.shared.web.idempotency import prune_idempotency
@@ -18,6 +19,7 @@ GROUP: Final = "coordinator"
 SWEEP_EVERY_S: Final = 2.0
 TIDY_EVERY_S: Final = 600.0
 LOOK_EVERY_S: Final = 10.0
+SEND_EVERY_S: Final = 1.0
 ANSWERED_EVERY_S: Final = 0.25
 _CONSUMERS: Final = 2
 """For each topic, so that one slow neighbour does not hold up every round."""
@@ -30,6 +32,7 @@ async def work(
     tasks: TaskSweeper,
     gauges: Gauges,
     sheets: SheetKeeper,
+    webhooks: WebhookSender,
 ) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
@@ -44,11 +47,16 @@ async def work(
     )
     tidying = Sweeper(
         TIDY_EVERY_S,
-        {"idempotency": lambda: prune_idempotency(database), "sign_ins": SignIns(database).prune},
+        {
+            "idempotency": lambda: prune_idempotency(database),
+            "sign_ins": SignIns(database).prune,
+            "webhooks": webhooks.tidy,
+        },
         housekeeping=True,
     )
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
     keeping = Sweeper(LOOK_EVERY_S, {"datasheets": sheets.sweep}, housekeeping=True)
+    sending = Sweeper(SEND_EVERY_S, {"webhooks": webhooks.sweep}, housekeeping=True)
     answered = Sweeper(ANSWERED_EVERY_S, {"answered": conductor.sweep_answered}, when=lambda: streams.failing)
     handlers = {
         JOBS_TOPIC: conductor.on_job,
@@ -64,6 +72,6 @@ async def work(
         Relay(database, streams).run(),
         OutboxTail(database, streams, consumers=consumers).run(),
         answered.run(),
-        *(sweep.run() for sweep in (sweeper, tidying, looking, keeping)),
+        *(sweep.run() for sweep in (sweeper, tidying, looking, keeping, sending)),
         *(consumer.run() for consumer in consumers),
     )

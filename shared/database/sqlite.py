@@ -86,13 +86,20 @@ class InlineConnection(aiosqlite.Connection):
         self.stop()
 
 
+def _lower(value: Any) -> Any:
+    """Return a text in small letters, those beyond ASCII too, which SQLite's own function leaves."""
+    return value.lower() if isinstance(value, str) else value
+
+
 def connect(database: str, **_options: object) -> InlineConnection:
     """Return what SQLAlchemy calls for a new connection to the file `database`."""
 
     def open_file() -> sqlite3.Connection:
-        return sqlite3.connect(
+        made = sqlite3.connect(
             database, isolation_level=None, timeout=_BLOCK_AT_MOST_S, check_same_thread=False, cached_statements=256
         )
+        made.create_function("lower", 1, _lower, deterministic=True)
+        return made
 
     return InlineConnection(open_file, iter_chunk_size=64)
 

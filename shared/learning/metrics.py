@@ -5,6 +5,8 @@
 | binary | n, loss, tp, fp, tn, fn, then for positives and for negatives: rows, places and squared places by score bin |
 | multiclass:C | n, loss, correct, confusion[C, C] (row: truth, column: prediction) |
 | regression | n, squared error, absolute error, y, y squared, error, relative error, rows whose label is not 0 |
+| next_token | rows, loss of all places, places, places said right, places whose token is known |
+| survival | n, negative partial log-likelihood, events, concordant pairs, pairs compared |
 | means:NAME,… | n, then n times each of the means that a recipe names |
 | LAYOUT by K | the sums of LAYOUT over all rows, then over the rows of each of K groups |
 
@@ -33,19 +35,40 @@ LEAST_POSITIVES: Final = 50
 """Rows of each class from which an AUC says something about a model: below, chance moves it by a tenth."""
 LEAST_CLASS: Final = 20
 """Rows of a class from which its recall says something: below, its standard error can exceed a tenth."""
-COUNTS: Final = frozenset({"examples", "positives", "rare_classes", "threshold", "best_threshold", "mape_rows"})
-"""Metrics that count rows or classes or say where decisions are made, and judge no model."""
+COUNTS: Final = frozenset(
+    {"examples", "positives", "rare_classes", "threshold", "best_threshold", "mape_rows", "tokens", "events", "pairs"}
+)
+"""Metrics that count rows, classes, events or pairs or say where decisions are made, and judge no model."""
 MOST_RELATIVE: Final = 1000.0
 """What a relative error counts at most: 100,000 %."""
 REGRESSION_LENGTH: Final = 8
+NEXT_TOKEN_LENGTH: Final = 5
+SURVIVAL_LENGTH: Final = 5
+_MOST_EXPONENT: Final = 700.0  # of which the exponential is finite
 MOST_GROUPS: Final = 100
+_EVALUATED: Final = (Task.BINARY, Task.MULTICLASS, Task.REGRESSION, Task.NEXT_TOKEN, Task.SURVIVAL)
 _ROUNDING: Final = 1e-6
 _LARGEST: Final = 1e100  # its square is finite
 SHARES: Final = frozenset(
-    {"accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "best_f1", "auc", "pr_auc", "ece"}
+    {
+        "accuracy",
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "specificity",
+        "f1",
+        "best_f1",
+        "auc",
+        "pr_auc",
+        "ece",
+        "known",
+        "concordance",
+    }
 )
 """Metrics between 0 and 1."""
-BETTER_BELOW: Final = frozenset({"loss", "mse", "rmse", "mae", "mape", "quantile_loss", "ece"})
+BETTER_BELOW: Final = frozenset(
+    {"loss", "mse", "rmse", "mae", "mape", "quantile_loss", "ece", "bits_per_token", "perplexity"}
+)
 """Metrics that are better the smaller they are."""
 MEANS: Final = "means:"
 """How the layout of a recipe that names its own metrics begins."""
@@ -100,8 +123,8 @@ def evaluation_layout(spec: RecipeSpec, params: Mapping[str, Any]) -> str:
     if spec.metrics:
         return by_means(spec.metrics)
     task, classes = setting(spec, params, "task"), setting(spec, params, "classes")
-    if task not in (Task.BINARY, Task.MULTICLASS, Task.REGRESSION):
-        raise LayoutUnknown(f"task {task!r} has no evaluation: it is binary, multiclass or regression")
+    if task not in _EVALUATED:
+        raise LayoutUnknown(f"task {task!r} has no evaluation: it is {_listed(_EVALUATED)}")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= 1000):
         raise LayoutUnknown(f"classes is {classes!r}, it must be a whole number from 2 to 1000")
     return layout_of(Task(task), classes)
@@ -146,6 +169,10 @@ def layout_length(layout: str) -> int:
         return BINARY_HEAD + score_bins.LENGTH
     if layout == Task.REGRESSION:
         return REGRESSION_LENGTH
+    if layout == Task.NEXT_TOKEN:
+        return NEXT_TOKEN_LENGTH
+    if layout == Task.SURVIVAL:
+        return SURVIVAL_LENGTH
     if layout.startswith(MEANS):
         return 1 + len(means_in(layout))
     return 3 + classes_in(layout) ** 2
@@ -194,6 +221,26 @@ def multiclass_sums(labels: npt.NDArray[np.integer], probabilities: npt.NDArray[
     return np.concatenate([[truth.size, loss, (said == truth).sum()], confusion]).astype(np.float64)
 
 
+def next_token_sums(truth: npt.NDArray[np.integer], probabilities: npt.NDArray[np.floating], first_known: int) -> Sums:
+    """Return sums over texts' places from the tokens that follow, [n, places], and probabilities [n, places, tokens].
+
+    A negative token is none: the text has ended. A token below `first_known` is one that no vocabulary knows, and is
+    never said right. The number of rows is left 0: a text may have several rows of places. Raises `Unmeasurable`.
+    """
+    truth, probabilities = np.asarray(truth), np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 3 or truth.shape != probabilities.shape[:2]:
+        raise Unmeasurable(f"tokens {list(truth.shape)} and probabilities {list(probabilities.shape)} do not fit")
+    there = truth >= 0
+    wanted, said = truth[there].astype(np.int64), probabilities[there]
+    _check(said, 0.0, 1.0, "a score is a probability")
+    if wanted.size and wanted.max() >= said.shape[1]:
+        raise Unmeasurable(f"a token is no number from 0 to {said.shape[1] - 1}")
+    loss = -np.log(np.clip(said[np.arange(wanted.size), wanted], 1e-12, None)).sum()
+    known = wanted >= first_known
+    right = known & (said.argmax(axis=1) == wanted)
+    return np.array([0, loss, wanted.size, right.sum(), known.sum()], np.float64)
+
+
 def regression_sums(labels: npt.NDArray[np.floating], predictions: npt.NDArray[np.floating]) -> Sums:
     """Return sums over rows from labels and predictions, both [n]; raises `Unmeasurable` for numbers not finite."""
     labels, predictions = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
@@ -233,6 +280,10 @@ def metrics_of(layout: str, sums: Sums, reading: Reading = PLAIN) -> dict[str, f
         return _binary(sums, reading)
     if layout == Task.REGRESSION:
         return _regression(sums, reading)
+    if layout == Task.NEXT_TOKEN:
+        return _next_token(sums)
+    if layout == Task.SURVIVAL:
+        return _survival(sums)
     if layout.startswith(MEANS):
         named = zip(means_in(layout), sums[1:] / sums[0], strict=True)
         return {"examples": float(sums[0]), **{name: float(value) for name, value in named}}
@@ -284,6 +335,9 @@ def cautions_of(metrics: Mapping[str, float]) -> list[str]:
         return [
             f"{said}: recall of those, and so balanced_accuracy (which leaves out classes without rows), say little"
         ]
+    if metrics.get("events", LEAST_POSITIVES) < LEAST_POSITIVES:
+        said = f"of the {n:.0f} rows evaluated {metrics['events']:.0f} have the event"
+        return [f"{said}: with fewer than {LEAST_POSITIVES} the concordance can be off by chance alone"]
     positives = metrics.get("positives")
     if positives is None or min(positives, n - positives) >= LEAST_POSITIVES:
         return []
@@ -301,6 +355,10 @@ def _chance(area: float, positives: float, negatives: float) -> float:
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (positives - 1) * (one - area**2) + (negatives - 1) * (two - area**2)
     return math.sqrt(max(variance, 0.0) / (positives * negatives))
+
+
+def _listed(tasks: Sequence[Task]) -> str:
+    return f"{', '.join(tasks[:-1])} or {tasks[-1]}"
 
 
 def means_in(layout: str) -> tuple[str, ...]:
@@ -379,6 +437,22 @@ def _regression(sums: Sums, reading: Reading) -> dict[str, float]:
         below, above = (absolute - error) / 2, (absolute + error) / 2  # of predictions below and above the label
         found["quantile_loss"] = (reading.quantile * below + (1 - reading.quantile) * above) / n
     return {name: float(value) for name, value in found.items()}
+
+
+def _next_token(sums: Sums) -> dict[str, float]:
+    rows, loss, places, right, known = map(float, sums)
+    if places <= 0:
+        return {"examples": rows, "tokens": 0.0}
+    mean = loss / places
+    found = {"examples": rows, "tokens": places, "loss": mean, "accuracy": right / places, "known": known / places}
+    found["bits_per_token"] = mean / math.log(2)
+    return found | ({"perplexity": math.exp(mean)} if mean < _MOST_EXPONENT else {})
+
+
+def _survival(sums: Sums) -> dict[str, float]:
+    n, loss, events, concordant, pairs = sums
+    found = {"examples": n, "loss": loss / n, "events": events, "pairs": pairs}
+    return {name: float(value) for name, value in (found | _ratios({"concordance": (concordant, pairs)})).items()}
 
 
 def _ratios(parts: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -60,7 +60,8 @@ class Strategy:
     at_sites: the parameters of the recipe that it sets, from its own. rescale: the factor of the mean change, from the
     ratio of the mean of the sites' numbers to the scale that they knew. opens: what is opened beside the mean change.
     rule: what takes the place of the mean, from single updates. rests_on_norms: whether it promises that no update is
-    larger than the clip norm, so that the engine has to prove it.
+    larger than the clip norm, so that the engine has to prove it. buffered: whether sites train ahead of rounds, which
+    collect the changes that are ready.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Strategy:
     opens: str = "nothing"
     rule: RobustRule | None = None
     rests_on_norms: bool = False
+    buffered: bool = False
 
     def step(
         self, previous: Master, mean_delta: Vector, state: State, params: Mapping[str, object] | None = None
@@ -278,6 +280,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "trim": Parameter(lambda x: 0.01 <= x < 0.5, "0.01 <= x < 0.5", "Share left out at either end of each coordinate"),
     "attackers": Parameter(_whole, "whole numbers from 1 to 1000", "How many sites may send what they like"),
     "kept": Parameter(_whole, "whole numbers from 1 to 1000", "How many updates the mean is taken of"),
+    "buffer": Parameter(_whole, "whole numbers from 1 to 1000", "How many sites' changes a round waits for"),
+    "max_staleness": Parameter(
+        _whole, "whole numbers from 1 to 1000", "How many versions old a change may be when it is collected"
+    ),
     "q": Parameter(lambda x: 0 <= x <= 10, "0 <= x <= 10", "How much sites of larger loss count for more; 0: fedavg"),
 }
 _EACH: Final = "each update, to the aggregator"
@@ -318,6 +324,14 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
             at_sites=lambda p: {"scaled_by": "loss", "fairness": p["q"]},
             rescale=lambda ratio: 1 / ratio,
             opens="the mean over sites of the step's divisor, which follows from losses and norms",
+        ),
+        Strategy(
+            "fedbuff",
+            "The mean of changes that sites made at their own pace, each weighed by 1 / sqrt(1 + the versions since).",
+            {"eta": 1.0, "buffer": 3.0, "max_staleness": 10.0},
+            (),
+            _fedavg,
+            buffered=True,
         ),
         Strategy(
             "bounded_mean",

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from undersong.shared.secagg.compression import Compressor, grid_of
 from undersong.shared.secagg.engine import MODEL_BITS, Payload, UpdateRefused
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.private import noise_of_site, noise_reach
@@ -15,6 +16,7 @@ from undersong.shared.secagg.quantise import (
     Decoded,
     Floats,
     ModVector,
+    Quantised,
     counted,
     decode,
     decode_counts,
@@ -26,6 +28,7 @@ from undersong.shared.secagg.quantise import (
     encode_multiples,
     encode_sums,
     pack,
+    signed,
 )
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest
 
@@ -42,17 +45,57 @@ def weight_of(examples: int, manifest: RoundManifest) -> int:
 def train_payload(
     manifest: RoundManifest, delta: Floats, *, examples: int, loss: float, key: bytes, samples: bytes | None = None
 ) -> Payload:
-    """Return a float32[d] change of the model, quantised, weighed, and with the site's noise where the round asks for
-    it.
+    """Return what is sent of a change, float32[n], quantised, weighed, and with the site's noise where the round asks
+    for it.
 
     `key` is 32 fresh random bytes: rounding and noise follow from it, so that it is used once and not kept.
     `samples`: the site's committed sample count, where the round takes one (`undersong.shared.zk.samples`).
     """
-    encoding, private = _encoding(manifest), manifest.privacy is not None
-    ring = encode(delta, weight_of(examples, manifest), encoding, key=key, loss=loss, bare=private).ring
+    return _packed(manifest, _quantised(manifest, delta, examples, loss, key), key, samples)
+
+
+def compressed_payload(
+    manifest: RoundManifest,
+    compressor: Compressor,
+    change: Floats,
+    *,
+    examples: int,
+    loss: float,
+    key: bytes,
+    samples: bytes | None = None,
+) -> tuple[Payload, Floats | None]:
+    """Return `train_payload` of what the round's compression sends of a change float32[d], and what that leaves out.
+
+    With error feedback the latter is float32[parameters], else None. What a limit cut off is not in it: a limit stays
+    one in later rounds too.
+    """
+    sent = compressor.compress(change)
+    quantised = _quantised(manifest, sent, examples, loss, key)
+    rest = None
+    if compressor.feeds_back:
+        error = None
+        if not quantised.clipped:
+            encoding = grid_of(_encoding(manifest), manifest.compression, sent.size)
+            steps = signed(quantised.ring[: sent.size], encoding.modulus_bits)
+            error = sent - (steps / (encoding.scale * weight_of(examples, manifest))).astype(np.float32)
+        rest = compressor.left_out(change, error)
+    return _packed(manifest, quantised, key, samples), rest
+
+
+def _quantised(manifest: RoundManifest, sent: Floats, examples: int, loss: float, key: bytes) -> Quantised:
+    """Return what is sent of a change, as integers; raises `UpdateRefused` where the engine's proof forbids it."""
+    compression = manifest.compression
+    if compression is not None and compression.rotation and engine_facts(manifest.engine).proves_norm:
+        raise UpdateRefused(f"{manifest.engine} proves norms on the manifest's own grid, and a rotation has another")
+    encoding = grid_of(_encoding(manifest), compression, sent.size)
+    weight, bare = weight_of(examples, manifest), manifest.privacy is not None
+    return encode(sent, weight, encoding, key=key, loss=loss, bare=bare)
+
+
+def _packed(manifest: RoundManifest, quantised: Quantised, key: bytes, samples: bytes | None) -> Payload:
+    ring, bits = quantised.ring, _encoding(manifest).modulus_bits
     _add_noise(ring[:-TAIL_LENGTH], manifest, key)
-    data = pack(ring, encoding.modulus_bits)
-    return Payload(RoundKind.TRAIN, ring.size, encoding.modulus_bits, data, samples=samples)
+    return Payload(RoundKind.TRAIN, ring.size, bits, pack(ring, bits), samples=samples)
 
 
 def sums_payload(
@@ -79,12 +122,13 @@ def model_payload(model: bytes | memoryview) -> Payload:
 
 
 def opened_train(manifest: RoundManifest, total: ModVector, count: int) -> Decoded:
-    """Return the weighted mean of `count` changes of the model; raises `OutOfRange`."""
+    """Return the weighted mean of what `count` updates sent (`Compressor.expand`); raises `OutOfRange`."""
     tail = engine_facts(manifest.engine).tail_words
-    slack = noise_reach(manifest, total.size - tail, count)
+    slack, encoding = noise_reach(manifest, total.size - tail, count), _encoding(manifest)
+    encoding = grid_of(encoding, manifest.compression, total.size - tail - encoding.clip_words)
     if not tail:
-        return decode_plain(total, _encoding(manifest), count, slack=slack)
-    return decode(total, _encoding(manifest), count, slack=slack, bare=manifest.privacy is not None)
+        return decode_plain(total, encoding, count, slack=slack)
+    return decode(total, encoding, count, slack=slack, bare=manifest.privacy is not None)
 
 
 def opened_sums(manifest: RoundManifest, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

@@ -27,6 +27,7 @@ TAIL: Final = ("weight", "clipped", "loss_milli_weighted")
 TAIL_LENGTH: Final = TAIL_WORDS
 LIMBS: Final = TAIL_LENGTH // len(TAIL)  # 48 bits hold max_weight * 2**31
 MIN_BOUND: Final = 2**7
+MIN_ROTATED_BOUND: Final = 2**3  # of rotated vectors, whose coordinates are about as large as each other
 MAX_BOUND: Final = 2**30  # rounding works on 32 fractional bits in an int64
 NORM_BOUND: Final = 2**20  # of proved vectors; rounding costs sqrt(d) / 2 of it, noise can be 16 times it
 MAX_MULTIPLE: Final = 2**52
@@ -77,20 +78,27 @@ class Decoded:
 
 
 def plan_encoding(
-    *, summands: int, max_weight: int, clip_norm: float | None, bound_value: float | None, modulus_bits: int
+    *,
+    summands: int,
+    max_weight: int,
+    clip_norm: float | None,
+    bound_value: float | None,
+    modulus_bits: int,
+    least: int = MIN_BOUND,
 ) -> Encoding:
     """Return the finest encoding with headroom for `summands` sites; raises `NoHeadroom`.
 
-    `clip_norm` bounds a vector's L2 norm, `bound_value` each coordinate's size; at least one must be given.
+    `clip_norm` bounds a vector's L2 norm, `bound_value` each coordinate's size; at least one must be given. `least`:
+    the fewest steps from 0 to the largest coordinate.
     """
     limits = [limit for limit in (clip_norm, bound_value) if limit is not None]
     if not limits:
         raise NoHeadroom("give clip_norm, bound_value or both: without a bound nothing limits a coordinate")
     bound = min(((1 << (modulus_bits - 1)) - 1) // (summands * max_weight), MAX_BOUND)
-    if bound < MIN_BOUND:
+    if bound < least:
         raise NoHeadroom(
             f"{summands} sites of weight up to {max_weight} leave {bound} steps in {modulus_bits} bits, "
-            f"fewer than {MIN_BOUND}: raise modulus_bits or lower max_weight"
+            f"fewer than {least}: raise modulus_bits or lower max_weight"
         )
     return Encoding(
         modulus_bits=modulus_bits,
@@ -174,6 +182,18 @@ def squared_norm_bound(encoding: Encoding, length: int) -> int:
     return int(min(spread, (radius + math.sqrt(length)) ** 2))
 
 
+def finite_measures(vector: Floats, loss: float) -> tuple[float, float]:
+    """Return the norm and the greatest size of a coordinate of a float32[d]; `NonFinite` where these or the loss are no
+    finite numbers.
+    """
+    if not math.isfinite(loss):
+        raise NonFinite("the loss is not a finite number")
+    norm, peak = measure(vector)
+    if not math.isfinite(norm):
+        raise NonFinite("the vector holds a value that is not a finite number")
+    return norm, peak
+
+
 def encode(
     vector: Floats, weight: int, encoding: Encoding, *, key: bytes, loss: float = 0.0, bare: bool = False
 ) -> Quantised:
@@ -185,11 +205,7 @@ def encode(
     """
     if not 1 <= weight <= encoding.max_weight:
         raise OutOfRange(f"weight {weight} is outside 1..{encoding.max_weight}")
-    if not math.isfinite(loss):
-        raise NonFinite("the loss is not a finite number")
-    norm, peak = measure(vector)
-    if not math.isfinite(norm):
-        raise NonFinite("the vector holds a value that is not a finite number")
+    norm, peak = finite_measures(vector, loss)
     shrink = 1.0 if encoding.clip_norm is None or norm <= encoding.clip_norm else encoding.clip_norm / norm
     largest = peak * shrink * encoding.scale
     clipped = shrink < 1.0 or largest > encoding.bound * (1 + 1e-9)

@@ -63,6 +63,9 @@ STRAGGLERS = Counter("fl_stragglers", "Sites that were asked and did not answer 
 TASKS_ENDED = Counter("fl_tasks_ended", "Tasks that ended.", ["state"])
 TASK_ATTEMPTS = Histogram("fl_task_attempts", "Attempts per finished task.", buckets=(1, 2, 3, 4, 5))
 DEAD_TASKS = Gauge("fl_dead_tasks", "Tasks that used up their attempts and await an operator's decision.")
+WEBHOOK_ATTEMPTS = Counter(
+    "fl_webhook_attempts", "Attempts to deliver an event to a webhook, by the state that they left it in.", ["state"]
+)
 LEASES_EXPIRED = Counter("fl_lease_expired", "Leases that ran out.")
 
 # Agents, aggregated

@@ -64,6 +64,7 @@ class MappedJob:
     """What is known of a job. `terms`: what its noisy rounds promise. `standardises`: whether it adds up columns first.
 
     grows: whether the model grows by rounds of sums, in place of updates.
+    reduces: the rule by which the coordinator reduces the sums that come first, before sites are told of them.
     model: the name of the model that is trained; None of a statistics job, whose `queries` are told instead.
     """
 
@@ -75,6 +76,7 @@ class MappedJob:
     model: str | None = None
     queries: tuple[str, ...] = ()
     standardises: bool = False
+    reduces: str | None = None
     grows: bool = False
     evaluates: bool = False
     terms: PrivacyTerms | None = None
@@ -122,7 +124,11 @@ def _flows(job: MappedJob, facts: EngineFacts) -> Iterator[Flow]:
         yield _masked("sums of the queries", f"sums over the rows{noisy}", facts)
     else:
         if job.standardises:
-            yield _masked("sums that standardise columns", "sums over the rows, without noise", facts)
+            if job.reduces is None:
+                yield _masked("sums that standardise columns", "sums over the rows, without noise", facts)
+            else:
+                told = "how many sites use each character or bucket of words, and how often, without noise"
+                yield _masked(f"sums that the {job.reduces} follows from", told, facts)
         if job.grows:
             grown = "derivatives of the loss and rows, by node of the trees, column and interval, without noise"
             yield _masked("sums that trees grow by", grown, facts)

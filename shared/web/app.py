@@ -16,6 +16,7 @@ from undersong.shared.web.guard import JSON_LIMIT, Guard
 from undersong.shared.web.health import Check, health_router
 from undersong.shared.web.observe import Observe
 from undersong.shared.web.problems import FieldProblem, Problem, default_problems, install_handlers
+from undersong.shared.web.samples import add_samples
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -100,6 +101,7 @@ def _complete_openapi(app: FastAPI) -> None:
             field, problem = FieldProblem.model_json_schema(), Problem.model_json_schema(ref_template=_REFERENCE)
             problem.pop("$defs", None)
             schemas.update(FieldProblem=field, Problem=problem)
+            add_samples(document, app.state.service)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -202,11 +203,21 @@ async def _http(request: Request, error: Exception) -> Response:
         return await _refusal(request, error.__cause__)
     kind = _BY_STATUS.get(error.status_code, BadRequest)
     log.info("request.refused", reason=kind.slug(), status=error.status_code, detail=str(error.detail))
-    response = problem_response(kind(str(error.detail)), request_id_of(request))
+    methods = ", ".join(_methods_here(request)) if kind is MethodNotAllowed else ""
+    response = problem_response(kind(_said(request, error, methods)), request_id_of(request))
     response.headers.update(error.headers or {})
-    if kind is MethodNotAllowed and (methods := _methods_here(request)):
-        response.headers["allow"] = ", ".join(methods)
+    if methods:
+        response.headers["allow"] = methods
     return response
+
+
+def _said(request: Request, error: HTTPException, methods: str) -> str:
+    """Return what happened and what to do, where the framework has a status's own words only."""
+    if error.detail == HTTPStatus.NOT_FOUND.phrase:
+        return "This service has no such address: its OpenAPI document lists those that it has."
+    if error.detail == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
+        return f"This address does not take {request.method}" + (f"; it takes {methods}." if methods else ".")
+    return str(error.detail)
 
 
 async def not_allowed() -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, StrictFloat, model_validator
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.wire.canonical import digest_document
 from undersong.shared.wire.columns import Column, Unused
+from undersong.shared.wire.compression import Compression
 from undersong.shared.wire.forms import Digestible, DigestText, Document, Hex, Name, SignatureHex, controls, is_empty
 from undersong.shared.wire.privacy import PrivacyModel, PrivacyTerms, PrivacyUnit, Row
 
@@ -20,6 +21,7 @@ PROTOCOL: Final = 1
 MANIFEST_CONTEXT: Final = b"undersong/manifest/1\0"
 ENGINE_CONTEXT: Final = b"undersong/engine/1\0"
 SEED_CONTEXT: Final = b"undersong/seed/1\0"
+SHARED_CONTEXT: Final = b"undersong/shared-key/1\0"
 VERSION_CONTEXT: Final = b"undersong/version/1\0"
 AUDIT_CONTEXT: Final = b"undersong/audit/1\0"
 HEAD_CONTEXT: Final = b"undersong/log-head/1\0"
@@ -38,6 +40,11 @@ class RoundKind(StrEnum):
     STATISTICS = "statistics"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    PREPARE = "prepare"  # an order to train ahead of a round of training: nothing is summed, and nothing sent
+
+
+TRAINING: Final = (RoundKind.TRAIN, RoundKind.PREPARE)
+"""The kinds for which a recipe trains."""
 
 
 class Encoding(Document):
@@ -153,6 +160,14 @@ class StrategyRef(Document):
     params: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class BufferedChange(Document):
+    """A change that a site has ready: the version that it trained from, and how many versions came since."""
+
+    site_id: SiteId
+    version_id: VersionId
+    staleness: int = Field(ge=0, le=100_000, strict=True)
+
+
 class LogHead(Document):
     """The transparency log's size and root at one time (Unix milliseconds), signed by keys over `statement`."""
 
@@ -216,6 +231,8 @@ class RoundManifest(Digestible):
     given to one opened sum of a job, whatever the number of the round; rows count rounds that train, and no others.
     request: what the sites' owners are asked to consent to.
     site_metrics: whether an evaluation asks sites for their own metrics in the clear, told where policies allow it.
+    buffered: in a round that collects what sites trained before it, which change each site of the cohort is to give.
+    compression: what is done to updates before they are encoded; without it they are encoded as they are.
 
     The form of an update never depends on what a site sent first. Updates of a train round have the length of the
     model; those of an evaluation, and of a statistics job, have `length` and `metrics_layout`. Only what a training
@@ -253,6 +270,8 @@ class RoundManifest(Digestible):
     request: JobRequest | None = Field(default=None, exclude_if=is_empty)
     noise_row: Row | None = Field(default=None, exclude_if=is_empty)
     site_metrics: bool = Field(default=False, strict=True, exclude_if=is_empty)
+    buffered: tuple[BufferedChange, ...] = Field(default=(), exclude_if=is_empty)
+    compression: Compression | None = Field(default=None, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -260,7 +279,7 @@ class RoundManifest(Digestible):
             raise ValueError("cohort must be sorted and name each site once")
         if not self.min_cohort <= self.target <= len(self.cohort):
             raise ValueError("min_cohort <= target <= size of the cohort must hold")
-        if self.kind in (RoundKind.TRAIN, RoundKind.EVALUATE) and self.model is None:
+        if self.kind in (*TRAINING, RoundKind.EVALUATE) and self.model is None:
             raise ValueError("a round that trains or evaluates needs a model")
         if self.kind is not RoundKind.STATISTICS and self.model_id is None:
             raise ValueError("a round that has to do with a model names it")
@@ -278,10 +297,33 @@ class RoundManifest(Digestible):
         return self
 
     @model_validator(mode="after")
+    def _collects_of_its_cohort(self) -> Self:
+        if self.buffered and self.kind is not RoundKind.TRAIN:
+            raise ValueError("only a round that trains collects changes")
+        if self.buffered and tuple(each.site_id for each in self.buffered) != self.cohort:
+            raise ValueError("a round that collects changes names one of each site, in the cohort's order")
+        return self
+
+    @model_validator(mode="after")
     def _counts_clipped_updates(self) -> Self:
         moves = self.privacy is not None and self.privacy.adaptive_clip is not None
         if moves != (self.encoding is not None and self.encoding.clip_bit is not None):
             raise ValueError("a clip norm that moves and clip_bit need each other")
+        return self
+
+    @model_validator(mode="after")
+    def _compresses_soundly(self) -> Self:
+        asked = self.compression
+        if asked is None:
+            return self
+        if self.kind is not RoundKind.TRAIN or self.encoding is None:
+            raise ValueError("only updates of a round that trains are compressed")
+        if self.buffered:
+            raise ValueError("changes that were made before their round are sent whole")
+        if asked.rotation and self.encoding.clip_norm is None:
+            raise ValueError("what is rotated needs a clip_norm")
+        if self.privacy is not None and (asked.error_feedback or self.privacy.model is not PrivacyModel.RECORD):
+            raise ValueError("of updates with this noise no compression is accounted for")
         return self
 
     def _check_row(self) -> None:
@@ -296,11 +338,11 @@ class RoundManifest(Digestible):
         """Raise ValueError for terms that this round cannot keep."""
         if terms.min_sites + terms.colluding > self.min_cohort:
             raise ValueError("noise is counted on of more sites than the minimum cohort")
-        if self.kind not in (RoundKind.TRAIN, RoundKind.STATISTICS):
+        if self.kind not in (*TRAINING, RoundKind.STATISTICS):
             raise ValueError("only a round that trains or asks for statistics has privacy terms")
-        if self.kind is RoundKind.TRAIN and (terms.model is PrivacyModel.RECORD) != (terms.unit is PrivacyUnit.RECORD):
+        if self.kind in TRAINING and (terms.model is PrivacyModel.RECORD) != (terms.unit is PrivacyUnit.RECORD):
             raise ValueError("noise on a sum of updates protects sites, noise inside a recipe records")
-        if self.kind is not RoundKind.TRAIN and terms.adaptive_clip is not None:
+        if self.kind not in TRAINING and terms.adaptive_clip is not None:
             raise ValueError("only updates of a model have a clip norm that moves")
         if self.kind is RoundKind.STATISTICS and terms.unit is not PrivacyUnit.RECORD:
             raise ValueError("noise on statistics protects records")
@@ -320,6 +362,13 @@ class RoundManifest(Digestible):
             return self.seed
         drawn = hashlib.sha256(SEED_CONTEXT + f"{self.seed}/{site_id}".encode()).digest()
         return int.from_bytes(drawn[:8], "big") >> 1
+
+    def shared_key(self, purpose: str) -> bytes:
+        """Return 32 bytes that every party of the round knows: what all sites draw alike follows from them.
+
+        The same in every attempt at the round, so that a site which tries again sends the same coordinates.
+        """
+        return hashlib.sha256(SHARED_CONTEXT + f"{self.seed}/{purpose}".encode()).digest()
 
     def statement(self) -> bytes:
         """Return the bytes that the coordinator's key signs."""

@@ -17,11 +17,16 @@ MOST_CONSENTS: Final = 200
 
 
 class Task(StrEnum):
-    """What a recipe's model predicts; decides the layout of its evaluation sums. `summary` makes no model at all."""
+    """What a recipe's model predicts; decides the layout of its evaluation sums.
+
+    next_token: at each place of a text what follows. `summary` makes no model at all.
+    """
 
     BINARY = "binary"
     MULTICLASS = "multiclass"
     REGRESSION = "regression"
+    NEXT_TOKEN = "next_token"  # noqa: S105 (a token of a text)
+    SURVIVAL = "survival"
     SUMMARY = "summary"
 
 
@@ -38,6 +43,7 @@ class RecipeSpec(Document):
     as well. How many steps that is follows from the parameters `epochs` and `batch_size`. `grows`: no site trains; the
     model follows from several rounds of sums, by the coordinator's rule of this name. `metrics`: the names of means
     that its evaluations report, in place of the metrics of `task`.
+    `reduces`: of what the recipe adds up before it trains, sites are told what the rule of this name makes of the sums.
     """
 
     name: Name
@@ -52,6 +58,7 @@ class RecipeSpec(Document):
     record_params: dict[str, JsonValue] | None = None
     grows: Literal["trees"] | None = None
     metrics: tuple[Name, ...] = Field(default=(), max_length=8, exclude_if=is_empty)
+    reduces: Literal["vocabulary"] | None = Field(default=None, exclude_if=is_empty)
 
 
 Part = Literal["train", "validation", "test"]

@@ -81,6 +81,10 @@ def _mnist() -> Iterator[Figure]:
     bare = statistics.median(bare_round_s(data, sites) for _ in range(ROUNDS))
     note = f"2NN, 100 clients, C 0.1, E 1, B 10; a round takes {took:.2f} s with one worker, the bare loop {bare:.2f}"
     yield Figure("sim.over_bare_torch", took / bare, "", 1.3, "at most", note)
+    from tests.benchmarks.flower_simulation import compared  # it needs this module
+
+    peer = compared()
+    yield Figure("sim.vs_flower", peer.peer_wall_s / peer.wall_s, "x", 5, "at least", f"wall; {peer.note}")
 
 
 def bare_round_s(data: Dataset, sites: Sequence[Any]) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from tests.benchmarks import pedersen_peer
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.two_server_rounds import round_figures
-from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
+from undersong.shared.vdaf.pine_instances import Pine64HmacSha256Aes128
 
 T = TypeVar("T")
 

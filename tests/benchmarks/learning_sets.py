@@ -46,6 +46,8 @@ class LearningSet:
     alone: int = 16
     comparable: float | None = 0.01
     note: str = ""
+    rounds_to: bool = False
+    """Whether the round in which a bar is first reached is a figure of its own."""
 
     def figures(self) -> list[Figure]:
         """Train, and return the set's figures."""
@@ -86,6 +88,9 @@ class LearningSet:
             when = "" if bar is None else f", first reached at round {reached[0]}" if reached else ", not reached"
             name = f"learning.{self.name}.federated" + (f".r{limit}" if len(self.bars) > 1 else "")
             told.append(Figure(name, value, "", bar, self.sense, f"{self.metric} at round {limit}{when}{self.note}"))
+            if self.rounds_to and reached:
+                first = f"first evaluation with {self.metric} {bar:g}"
+                told.append(Figure(f"learning.{self.name}.rounds", reached[0], "", limit, "at most", first))
         return last, told
 
     def _recipe(self) -> Recipe:

@@ -46,6 +46,7 @@ def run(*paths: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(SCRIPT), *paths], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.exhaustive  # `make lint` runs it
 def test_no_text_says_what_is_refused() -> None:
     done = run()
     assert (done.returncode, done.stdout) == (0, "")

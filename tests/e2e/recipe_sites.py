@@ -101,7 +101,10 @@ def split(folder: Path) -> list[dict[str, Any]]:
 
 
 def other_kinds(folder: Path, place: int) -> list[dict[str, Any]]:
-    """A series of two sensors, in which each value follows from the two before it, and texts of five characters."""
+    """A series of two sensors, in which each value follows from the two before it, and texts of five characters.
+
+    One hospital's texts end with a mark that no other's have.
+    """
     random, rows = np.random.default_rng(place), ["at,sensor,hour,speed"]
     for sensor in "ab":
         speed = [1.0, 2.0]
@@ -112,7 +115,9 @@ def other_kinds(folder: Path, place: int) -> list[dict[str, Any]]:
             for at, value in enumerate(speed)
         ]
     (folder / "road.csv").write_text("\n".join(rows) + "\n")
-    (folder / "notes.jsonl").write_text("".join(f'{{"note": "{"fünf!"}", "n": 0}}\n' for _ in range(50)))
+    (folder / "notes.jsonl").write_text(
+        "".join(f'{{"note": "{"fünf" + "!?"[place > 0]}", "n": 0}}\n' for _ in range(50))
+    )
     road = {
         "series": {"time": "at", "target": "speed", "lags": 2, "group": "sensor", "every": "5 min", "known": ["hour"]},
         "dates": {"at": "%Y-%m-%dT%H:%M"},
@@ -171,7 +176,7 @@ def make_site(platform: Platform, folder: Path, place: int, server: str) -> None
     policy = {
         "federations": ["own"],
         "recipes": [
-            *({"name": built_in} for built_in in ("tabular", "image", "series", "trees", "null")),
+            *({"name": built_in} for built_in in ("tabular", "image", "series", "text", "trees", "null")),
             *({"digest": source_digest(own / file.name)} for file in OWN if file.name != SIGNED),
             {"signer": SCIENTIST.public},
         ],

@@ -30,7 +30,7 @@ def reach(client: Client, job_id: str, rounds: int, within_s: float = 120.0) -> 
     deadline = Deadline(within_s)
     while len(published(client, job_id)) < rounds:
         assert not deadline.over(), client.job(job_id)
-        time.sleep(0.3)
+        time.sleep(0.1)  # rounds go on meanwhile, and each takes a second of a processor
 
 
 def answered(home: Path, site: str) -> set[tuple[str, str, int]]:
@@ -74,7 +74,7 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
         made = back_up(first, data, keys)  # in the middle of a round
         known = len(published(platform.client, job.id))
         assert made.files > 0
-        reach(platform.client, job.id, known + 2)
+        reach(platform.client, job.id, known + 1)
         platform.client.pause_job(job.id)
 
     stores = {path.relative_to(first).as_posix() for path in first.glob("*/*.sqlite")}
@@ -87,7 +87,7 @@ def test_a_restored_platform_goes_on_and_no_round_is_answered_twice(tmp_path: Pa
         client = platform.client
         begun = published(client, job.id)
         assert 2 <= len(begun) <= known + 1
-        reach(client, job.id, len(begun) + 3, within_s=240)
+        reach(client, job.id, len(begun) + 2, within_s=240)
         client.cancel_job(job.id)
         rounds = client.rounds(job.id)
         assert {r.epoch for r in rounds[-2:]}.isdisjoint({r.epoch for r in rounds[: len(begun)]})

@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ class Shell:
     commands: Commands
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    hook_port: int = 0
 
     @property
     def env(self) -> dict[str, str]:
@@ -84,14 +87,17 @@ def until(holds: Callable[[], object], what: str, within_s: float = 180.0) -> No
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Iterator[Shell]:
+def shell(
+    tmp_path_factory: pytest.TempPathFactory, commands: Commands, unused_tcp_port_factory: Callable[[], int]
+) -> Iterator[Shell]:
     """A user who is logged in elsewhere starts a platform with three sites."""
-    made = Shell(tmp_path_factory.mktemp("user's folder"), commands)
+    made = Shell(tmp_path_factory.mktemp("user's folder"), commands, hook_port=unused_tcp_port_factory())
     (made.folder / "config").mkdir()
     (made.folder / "config" / "profiles.toml").write_text(REMOTE)
     (made.folder / "nothing.yaml").write_text(yaml.safe_dump(NOTHING))
     try:
-        up = made.start("up.log", "up", "--home", ".home")
+        hook = f"coordinator.webhook_origins=http://127.0.0.1:{made.hook_port}"
+        up = made.start("up.log", "up", "--home", ".home", "--set", hook)
         log, noted = made.folder / "up.log", made.folder / "config" / "local" / "local.toml"
         until(lambda: noted.exists() or up.poll() is not None, "the start is noted")
         early = subprocess.run(
@@ -249,6 +255,64 @@ def test_tokens_and_users_are_seen_and_ended(shell: Shell) -> None:
     assert httpx.get(f"{url}/v1/me", headers=bearer).status_code == 401
     assert "revoked" in shell.run("token", "list", "--user", "ann b").stdout
     assert "token list" in shell.run("token", "revoke", "ann b", "--user", "ann b", code=1).stderr
+
+
+def test_any_operation_is_one_command(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    """As the profile's user, as JSON; page by page with --all; refusals and slips are one line."""
+    assert json.loads(shell.run("api", "get", "/v1/me").stdout)["name"]
+    query = "/v1/sites?limit=1"
+    assert len(json.loads(shell.run("api", "GET", query).stdout)["items"]) == 1
+    assert {site["name"] for site in json.loads(shell.run("api", "GET", query, "--all").stdout)} == set(SITES)
+    assert json.loads(shell.run("api", "GET", "/v1/authority", "--service", "keys").stdout)
+    made = shell.run("api", "POST", "/v1/users", "--body", "-", stdin="{name: bob, roles: [{role: admin}]}")
+    assert json.loads(made.stdout)["name"] == "bob"
+    refused = shell.run("api", "POST", "/v1/users", "--body", "-", stdin='{"name": "bob"}', code=1).stderr
+    assert "/roles" in refused
+    for words, said in [
+        (("GET", "/v1/jobs", "--service", "coordnator"), "did you mean 'coordinator'"),
+        (("PATCH", "/v1/jobs"), "GET, POST, PUT, DELETE"),
+        (("GET", "http://elsewhere.example/v1/jobs"), "no path of the API"),
+        (("GET", "/v1/../metrics"), "no path of the API"),
+        (("GET", "/v1/jobs?limit=1&limit=2"), "twice"),
+        (("GET", "/v1/me", "--all"), "no list"),
+        (("GET", "/v1/jobs", "--body", "-"), "no body"),
+        (("POST", "/v1/jobs", "--body", "nothing.json"), "cannot be read"),
+    ]:
+        assert said in shell.run("api", *words, code=1).stderr, words
+
+
+def test_a_webhook_hears_of_jobs(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:
+    """Allowed by a setting of `up`, made and tried from the command line, delivered by the worker."""
+    got: list[tuple[str, str]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            got.append((body["type"], str(body["data"]["job_name"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", shell.hook_port), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{shell.hook_port}/jobs"
+        assert (
+            "no origin that the operator allows"
+            in shell.run("webhook", "create", "http://127.0.0.1:1/", "--event", "job.failed", code=1).stderr
+        )
+        assert shell.run("webhook", "create", address, "-e", "job.cancelled").stdout.startswith("whsec_")
+        shell.run("webhook", "test", address)
+        assert "webhook deliveries" in shell.run("webhook", "requeue", address, code=1).stderr
+        shell.run("job", "submit", "-", stdin=null_job("heard of", rounds=10_000))
+        shell.run("job", "cancel", "heard of")
+        until(lambda: len(got) == 2, "both messages arrive")
+        server.shutdown()
+    assert sorted(got) == [("job.cancelled", "heard of"), ("webhook.test", "None")]
+    until(lambda: all(row["state"] == "delivered" for row in shell.json("webhook", "deliveries", address)), "noted")
+    shell.run("webhook", "delete", address)
+    assert shell.json("webhook", "list") == []
 
 
 def test_a_lost_site_enrols_again_and_goes_on(shell: Shell, watched: subprocess.CompletedProcess[str]) -> None:

@@ -176,12 +176,12 @@ def no_database(platform: Platform) -> Iterator[None]:
     [
         ("registry", "nothing listens", "start it", lambda p: halted(p, "registry.api")),
         ("registry", "TLS", "http://", another_program),
-        ("coordinator", "refuses the password", "COORDINATOR_REDIS_URL", another_password),
         ("coordinator", "newer schema", "newer release", schema("9999")),
         ("registry", "blob store", "REGISTRY_BLOB_URL", no_blobs),
-        ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),
         ("certificate of service registry", "expired", "fresh token", expired),
         *also(
+            ("coordinator", "refuses the password", "COORDINATOR_REDIS_URL", another_password),
+            ("registry", "database does not answer", "REGISTRY_DATABASE_URL", no_database),
             ("helper", "nothing listens", "start it", lambda p: halted(p, "keys.helper")),
             ("coordinator", "Redis does not answer", "COORDINATOR_REDIS_URL", lambda p: halted(p, "valkey")),
             ("coordinator", "older schema", "undersong.services.coordinator migrate", schema("0001")),
@@ -189,7 +189,7 @@ def no_database(platform: Platform) -> Iterator[None]:
         ),
     ],
     ids=[
-        "away", "port-in-use", "redis-password", "schema-newer", "blobs", "database-away", "expired",
+        "away", "port-in-use", "schema-newer", "blobs", "expired", "redis-password", "database-away",
         "helper", "redis-away", "schema-older", "blobs-full",
     ],
 )  # fmt: skip

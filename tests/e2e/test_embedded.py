@@ -14,7 +14,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.effort import also
 from tests.pace import Deadline
 from undersong.cli import app
 from undersong.cli.common import waits
@@ -203,7 +202,8 @@ def charges_of(platform: Platform, name: str, job_id: str) -> list[Charge]:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("victim", ["aggregator.worker", *also("agent.east", "coordinator.worker", "valkey")])
+@pytest.mark.exhaustive  # `make test` kills services in tests/simulation/test_fault_matrix.py
+@pytest.mark.parametrize("victim", ["aggregator.worker", "agent.east", "coordinator.worker", "valkey"])
 def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> None:
     """`make faults` kills the others too, at every step."""
     client = platform.client
@@ -213,7 +213,8 @@ def test_a_job_survives_kill_9_of_anything(platform: Platform, victim: str) -> N
     assert train_rounds(client, job) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("victim", ["keys.helper", *also("aggregator.worker")])
+@pytest.mark.exhaustive  # `make test` kills the helper in tests/simulation/test_fault_matrix.py
+@pytest.mark.parametrize("victim", ["keys.helper", "aggregator.worker"])
 def test_two_servers_survive_kill_9_of_either(platform: Platform, victim: str) -> None:
     """Noise that is correlated over rounds goes on, sites take turns, and the evidence of the last version holds, with
     the helper's signature over who is in the sum.
@@ -320,6 +321,7 @@ def test_one_dead_agent_does_not_stop_the_others(platform: Platform) -> None:
         platform.resume("agent.west")
 
 
+@pytest.mark.exhaustive  # the agent's side: tests/services/agent/test_consent.py
 def test_a_job_waits_for_the_consent_of_one_site_and_goes_on_by_itself(platform: Platform, tmp_path: Path) -> None:
     """Approved for two rounds, then for the third; the others run without being asked."""
     client, folder, key = platform.client, platform.home / "sites" / "north", OwnerKey.generate()

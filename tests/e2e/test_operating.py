@@ -44,8 +44,8 @@ POLICY = {
 }
 STOPS = (
     "coordinator.api",
-    "agent.east",
     *also(
+        "agent.east",
         "aggregator.worker",
         "keys.helper",
         "coordinator.worker",
@@ -188,6 +188,7 @@ def test_rounds_go_on_while_redis_is_killed_again_and_again(platform: Platform, 
     one_more(platform, job)
 
 
+@pytest.mark.exhaustive  # the agent's side of it: tests/services/agent/test_loop.py
 @pytest.mark.usefixtures("paused")
 def test_a_stored_update_that_rots_is_sent_again(platform: Platform) -> None:
     """After its receipt: the site is told (`body-lost`), sends the same bytes again, and the round counts all sites."""
@@ -354,6 +355,7 @@ def set_back(url: str, service: str) -> None:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (revision,))
 
 
+@pytest.mark.exhaustive  # tests/services/agent/test_crashes.py ends one by SIGTERM
 @pytest.mark.usefixtures("paused")
 def test_an_agent_that_ends_gives_its_task_back(platform: Platform) -> None:
     """In the middle of a training of ten minutes: it ends at once, and the task is open again before any lease ends."""

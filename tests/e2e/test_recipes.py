@@ -70,8 +70,18 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
     "more classes than there are": ("tabular", made("ill", task="multiclass", classes=9, **FAST), "accuracy", 0.9),
     "noise for each record": ("tabular", made("ill", epochs=10, batch_size=30, learning_rate=0.5), "auc", 0.9),
     "regression": ("tabular", made("price", task="regression", epochs=10, learning_rate=0.05), "r2", 0.95),
+    "times until an event": (
+        "tabular",
+        {
+            "data": {"dataset": "made", "features": ["a", "b", "answer"], "label": "price"},
+            "params": {"task": "survival", "event": "b", "batch_size": 0, **FAST},
+        },
+        "concordance",
+        0.9,
+    ),
     "two kinds of pictures": ("image", shown("two", 2), "accuracy", 0.6),
     "seven kinds of pictures": ("image", shown("seven", 7), "accuracy", 0.2),
+    "compressed": ("tabular", made("ill", model="mlp", **FAST), "auc", 0.9),
     "trees": ("trees", made("ill", depth=1, min_rows=5, bins=16), "auc", 0.9),
     "trees of five classes": ("trees", made("kind", task="multiclass", classes=5, depth=2, bins=16), "accuracy", 0.6),
     "trees of two servers": (
@@ -102,8 +112,8 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {  # recipe, what the
 }
 
 
-FEW = ("five classes", "noise for each record", "seven kinds of pictures", "own network of two servers", "trees")
-"""Each kind of recipe, of engine, and of training; other tests of this file have the other tasks."""
+FEW = ("five classes", "noise for each record", "compressed", "seven kinds of pictures", "trees", "own, binary")
+"""Each kind of recipe; other tests of this file have the other tasks."""
 OTHER: dict[str, dict[str, Any]] = {
     "five classes": {"name": "fednova"},
     "regression": {"name": "fednova"},
@@ -113,7 +123,8 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 """Strategies whose sites scale what they send, under each engine, and one that compares updates."""
 PRIVATE = {"privacy": {"model": "record", "epsilon": 8.0, "delta": 1e-4}, "strategy": {"weighting": "equal"}}
-MASKED = ("five classes", "noise for each record", "fifty classes", "two kinds of pictures", "trees")
+COMPRESSED = {"clip_norm": 20.0, "modulus_bits": 24, "keep": 0.5, "rotation": True, "error_feedback": True}
+MASKED = ("five classes", "noise for each record", "compressed", "fifty classes", "two kinds of pictures", "trees")
 """Summed by engine pairwise; the others by sealed, whose rounds cost a fifth: the recipe cannot tell."""
 REST = tuple(name for name in CASES if name not in FEW)
 
@@ -129,7 +140,7 @@ def document(platform: Platform, name: str) -> dict[str, Any]:
         "rounds": 2,
         "engine": "pairwise" if name in MASKED else "sealed",
         "evaluation": {"every": 2},
-        "update": {"bound": 4e6 if "own, r" in name else 16.0},
+        "update": COMPRESSED if name == "compressed" else {"bound": 4e6 if "own, r" in name else 16.0},
         "deadlines": {"round_s": 120},
         **({"engine": said["engine"]} if "engine" in said else {}),
         **({"strategy": OTHER[name]} if name in OTHER else {}),
@@ -146,6 +157,7 @@ def check_simulated_alike(platform: Platform, name: str, job_id: str, folder: Pa
         for site, home in homes.items()
     }
     run = simulate(said, data, out=folder, workers=0)
+    apart = 1e-2 if name == "compressed" else 2e-3  # words of 24 bits: a coarser grid
     real = [round_ for round_ in client.rounds(job_id) if round_.phase == "published"]
     told = [(round_.kind, round_.number, round_.kind == "evaluate" or round_.cohort) for round_ in run.rounds]
     assert told == [(round_.kind, round_.number, round_.kind == "evaluate" or round_.cohort) for round_ in real]
@@ -154,14 +166,14 @@ def check_simulated_alike(platform: Platform, name: str, job_id: str, folder: Pa
             found, wanted = mine.result or {}, theirs.result or {}
             known = ("weight", "clipped", "count", "vector_length")
             assert [found[key] for key in known] == [wanted[key] for key in known]
-            assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-3)
-        assert (mine.metrics or {}) == pytest.approx(theirs.metrics or {}, abs=2e-3)
+            assert found["loss"] == pytest.approx(wanted["loss"], abs=apart / 2)
+        assert (mine.metrics or {}) == pytest.approx(theirs.metrics or {}, abs=apart)
     target = folder / "deployed.safetensors"
     client.download(client.job(job_id).version_id or "", target)
     mine, theirs = (load(path.read_bytes()) for path in (run.model, target))
     assert mine.schema == theirs.schema
-    apart = max(float(np.abs(mine.tensors[key] - theirs.tensors[key]).max()) for key in mine.tensors)
-    assert 0 < apart < 2e-3, "steps of the grid, and what training makes of them: sites draw their rounding"
+    furthest = max(float(np.abs(mine.tensors[key] - theirs.tensors[key]).max()) for key in mine.tensors)
+    assert 0 < furthest < apart, "steps of the grid, and what training makes of them: sites draw their rounding"
 
 
 def scores_of(platform: Platform, job_id: str) -> list[dict[str, Any]]:
@@ -183,27 +195,33 @@ def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(
         if job.state != "succeeded" or not scores or not scores[-1].get(metric, -1.0) >= least:
             faults[name] = (job.state, job.reason, scores)
     assert not faults
-    if "five classes" in jobs:
-        check_simulated_alike(platform, "five classes", jobs["five classes"], tmp_path)
+    for name in {"five classes", "compressed"} & jobs.keys():
+        check_simulated_alike(platform, name, jobs[name], tmp_path / name)
     if "noise for each record" in jobs:
         lines = [ledger_of(platform, site) for site in HOSPITALS]
         wanted = {"event": "poisson-gaussian", "probability": 30 / ROWS, "count": 50}
-        assert all(wanted.items() <= event.items() for site in lines for event in site)
-        assert [len(site) for site in lines] == [2, 2, 2], "one charge for each round"
+        assert all(wanted.items() <= event.items() for site in lines for event in site.values())
+        numbers = [{number for number, _ in site} for site in lines]
+        assert [len(found) for found in numbers] == [2, 2, 2], "one charge for each round, or each attempt at it"
 
 
-def ledger_of(platform: Platform, site: str) -> list[dict[str, Any]]:
-    """The events of records' charges in a site's ledger."""
+def ledger_of(platform: Platform, site: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """The events of records' charges in a site's ledger, by the round's number and attempt: one for each."""
     database = next((platform.home / "sites" / site).rglob("agent.sqlite"))
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        rows = db.execute("SELECT event FROM charges WHERE unit = 'record' AND state = 'held'").fetchall()
-    return [json.loads(row[0]) for row in rows]
+        rows = db.execute(
+            "SELECT number, attempt, event FROM charges WHERE unit = 'record' AND state = 'held'"
+        ).fetchall()
+    charges = {(number, attempt): json.loads(event) for number, attempt, event in rows}
+    assert len(charges) == len(rows)
+    return charges
 
 
 ADAPTIVE = {"pairwise": "distributed", "twoserver": "server"}
 
 
-@pytest.mark.parametrize("engines", [("pairwise",), *also((("pairwise", "twoserver"),))], ids=["one", "two at once"])
+@pytest.mark.exhaustive  # a simulation has the same rule, and the fault matrix kills this process
+@pytest.mark.parametrize("engines", [("pairwise",), ("pairwise", "twoserver")], ids=["one", "two at once"])
 def test_a_clip_norm_moves_to_the_updates_while_the_coordinator_dies(
     platform: Platform, engines: tuple[str, ...]
 ) -> None:
@@ -322,7 +340,10 @@ def test_a_version_is_evaluated_alone_and_by_folds_on_rows_that_no_round_trained
 
 
 def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> None:
-    """A linear forecast finds the rule of the series; the own recipe predicts how long the texts are."""
+    """A linear forecast finds the rule of the series; the own recipe predicts how long the texts are.
+
+    The recipe `text` predicts their next characters, but for the mark that one hospital alone uses.
+    """
     client, base = platform.client, document(platform, "own, regression")
     linear = {"name": "series", "params": {"epochs": 20, "learning_rate": 0.1}}
     series = {"recipe": linear, "data": {"dataset": "road"}, "update": {"bound": 16.0}, "model": {"name": "road"}}
@@ -332,7 +353,10 @@ def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> N
         "rounds": 1,
         "update": {"bound": 16.0},
     }
-    road, notes = (client.submit_job({**base, **changes}).id for changes in (series, texts))
+    letters = {"window": 8, "hidden": 16, "learning_rate": 1.0, "epochs": 6, "batch_size": 5, "clip_gradient": 5}
+    spoken = {**texts, "engine": "pairwise", "model": {"name": "letters"}}
+    spoken["recipe"] = {"name": "text", "params": letters}
+    road, notes, said = (client.submit_job({**base, **changes}).id for changes in (series, texts, spoken))
     job = client.wait(road, timeout_s=300)
     assert (job.state, job.label) == ("succeeded", "speed@+1"), job.causes
     assert job.features == ["speed@-1", "hour@-1", "speed@0", "hour@0", "hour@+1"]
@@ -342,6 +366,17 @@ def test_windows_of_a_series_and_texts_are_rows_of_jobs(platform: Platform) -> N
     job = client.wait(notes, timeout_s=300)
     assert (job.state, job.features) == ("succeeded", ["note"]), job.causes
     assert scores_of(platform, notes)[-1]["mae"] == pytest.approx(5, abs=1e-2)
+    job = client.wait(said, timeout_s=300)
+    assert job.state == "succeeded", job.causes
+    score = scores_of(platform, said)[-1]
+    assert score["tokens"] == 4 * score["examples"]
+    assert score["accuracy"] > 0.5
+    assert score["known"] == pytest.approx(11 / 12, abs=0.02), "the mark of one hospital stays unknown"
+    manifests = [client.manifest(each.id).manifest for each in client.rounds(said)]
+    told = {str(each.kind): [name for name in each.context if name != "round"] for each in manifests}
+    assert told["train"] == []
+    known = next(each.context["vocabulary"] for each in manifests if each.kind == "initialise")
+    assert sorted(chr(int(place)) for place in known) == sorted("fün?")
 
 
 def test_rows_of_a_query_train_and_its_password_stays_in_one_file(platform: Platform) -> None:
@@ -433,6 +468,7 @@ def test_a_task_that_does_not_fit_the_label_is_refused_at_submission(platform: P
         platform.client.submit_job(spec)
 
 
+@pytest.mark.exhaustive  # tests/services/coordinator/domain has the rule
 def test_sites_that_list_categories_in_other_orders_make_the_same_model(platform: Platform, tmp_path: Path) -> None:
     """Without `features`, every column that all sites share is used; labels and inputs are matched by their texts."""
     client, found = platform.client, {}

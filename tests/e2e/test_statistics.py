@@ -196,6 +196,7 @@ def shell(platform: Platform, tmp_path_factory: pytest.TempPathFactory, commands
     return Shell(folder, platform.client.profile, commands)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", PAGES)
 def test_the_pages_on_privacy_engineering_run(shell: Shell, page: str) -> None:
     """Every command as the page has it, in the order of the pages."""
@@ -206,6 +207,7 @@ def test_the_pages_on_privacy_engineering_run(shell: Shell, page: str) -> None:
         shell.run(*shlex.split(command)[1:], code=int(refused or 0))
 
 
+@pytest.mark.exhaustive  # it tells what the pages left; without them: tests/services/coordinator/test_datasheets.py
 def test_a_datasheet_and_a_data_map_tell_what_the_platform_did(platform: Platform, shell: Shell) -> None:
     """Noise for records, noise of all sites together, and figures with noise: by the command, the API and the page."""
     client = platform.client

@@ -142,6 +142,7 @@ def test_federated_is_as_good_as_pooled(sites: dict[str, Dataset]) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_over_splits_federated_is_within_half_a_point_of_pooled() -> None:
     """The bar of the project: over three splits, the mean AUC by round 20 is within .005 of the pooled one."""
     found = []

@@ -25,8 +25,11 @@ from undersong.shared.wire.manifest import VERSION_CONTEXT, version_statement
 SERVICES: Final = ("coordinator", "aggregator", "keys", "registry", "helper")
 PEOPLE: Final = ("admin", "scientist", "owner", "auditor")
 BINARY: Final = {"content-type": "application/octet-stream"}
+HOOK: Final = "http://127.0.0.1:9"  # an origin without a server
 SITES: Final = ("site", "site-1", "site-2")
 """The three of the first federation."""
+ALIKE: Final = ("site-2", "other-site-1", "other-site-2")
+"""Sites of whose kind another one asks."""
 SIGNERS: Final = ("coordinator", "aggregator", "registry")
 FREE: Final = {"rate_per_s": "0", "anonymous_rate_per_s": "0", "failures_per_s": "0"}
 """Settings that switch the rate limits off: a fuzzer is no honest caller."""
@@ -71,8 +74,8 @@ class Stage:
 
     @property
     def callers(self) -> tuple[str, ...]:
-        """Return all callers."""
-        return ("anonymous", *self.tokens, *self.identities)
+        """Return one caller of each kind, and a second site beside the first."""
+        return ("anonymous", *self.tokens, *(name for name in self.identities if name not in ALIKE))
 
     def ask(self, caller: str, service: str, method: str, path: str, **more: Any) -> httpx.Response:
         """One request."""
@@ -90,6 +93,7 @@ class Stage:
 @contextmanager
 def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Stage]:
     """Start the platform, give every caller its credential, and put one of everything into the first federation."""
+    settings.setdefault("coordinator", {}).setdefault("webhook_origins", HOOK)
     chosen = {name: {**FREE, **settings.get(name, {})} for name in SERVICES}
     with Platform(home, log_level="WARNING", settings=chosen, forks=forks) as platform:
         stage = Stage({**platform.urls, "helper": platform._running().url("helper")}, home)
@@ -106,6 +110,7 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             _revoked(stage)
             _site(stage, stage.ids["federation_id"], "victim", "site_id")
             stage.ids["keyid"] = stage.identities.pop("victim").keyid  # a fuzzing operator may revoke it
+            _webhook(stage)
             _job(stage)
             _version(stage)
             yield stage
@@ -158,6 +163,14 @@ def _revoked(stage: Stage) -> None:
     made = stage.made("scientist", "coordinator", "POST", "/v1/tokens", json={"name": "lost"})
     stage.ids["token_id"], stage.tokens["revoked-token"] = made["id"], made["token"]
     stage.ask("scientist", "coordinator", "DELETE", f"/v1/tokens/{made['id']}")
+
+
+def _webhook(stage: Stage) -> None:
+    """A webhook at an address without a server, with a message on its way there."""
+    path = f"/v1/federations/{stage.ids['federation_id']}/webhooks"
+    made = stage.made("root", "coordinator", "POST", path, json={"url": HOOK, "events": ["job.failed"]})
+    stage.ids["webhook_id"] = made["id"]
+    stage.ids["delivery_id"] = stage.made("root", "coordinator", "POST", f"/v1/webhooks/{made['id']}/tests")["id"]
 
 
 def job(federation: str, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from tests.hostile.fuzzing import OPENAPI, check_problem
 from tests.hostile.matrix import render
 from tests.hostile.policy import ANYONE, POLICY, allowed
-from tests.hostile.stage import BINARY, SERVICES, Stage, job, profile, staged
+from tests.hostile.stage import BINARY, HOOK, SERVICES, Stage, job, profile, staged
 from undersong.local.forks import Forks
 from undersong.shared.identity.digests import content_digest
 
@@ -26,6 +26,7 @@ LAST = (
     "POST /v1/rounds/{round_id}/cancel",
     "POST /v1/tasks/{task_id}/failures",
     "DELETE /v1/versions/{version_id}",
+    "DELETE /v1/webhooks/{webhook_id}",
     "DELETE /v1/models/{model_id}/aliases/{alias}",
 )
 """What spoils the stage for others."""
@@ -53,8 +54,10 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/jobs/validations": job(ids["federation_id"], "fine"),
         "POST /v1/jobs/privacy-plan": job(ids["federation_id"], "fine"),
         "POST /v1/jobs": job(ids["federation_id"], "one more"),
+        "POST /v1/jobs/{job_id}/clones": {"changes": {"name": "once more"}},
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
         "POST /v1/tokens": {"name": "mine"},
+        "POST /v1/federations/{federation_id}/webhooks": {"url": HOOK, "events": ["job.failed"]},
         "POST /v1/introspections": {"token": stage.tokens["revoked-token"]},
         "POST /v1/tasks/leases": {"wait_s": 0},
         "POST /v1/tasks/{task_id}/heartbeats": lease,
@@ -87,6 +90,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
 
 
 QUERY = {
+    "GET /v1/job-comparison": {"jobs": "{job_id}"},
     "GET /v1/federations/{federation_id}/comparison": {"dataset": "nothing"},
     "GET /v1/log/records": {"round_id": "rnd_" + "0" * 26},
     "PUT /v1/blobs/{digest}": {"federation_id": "{federation_id}"},
@@ -187,7 +191,7 @@ def with_ids(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 IDS = (
     "federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid",
-    "digest",
+    "digest", "webhook_id", "delivery_id",
 )  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def operations(service: str) -> list[str]:
 
 
 def tried(service: str, label: str) -> list[Any]:
-    """Return the case of an operation: two thirds of them, by their names, are left to `make test-all`."""
-    return also((service, label)) if zlib.crc32(label.encode()) % 3 else [(service, label)]
+    """Return the case of an operation: five of six, by their names, are left to `make test-all`."""
+    return also((service, label)) if zlib.crc32(label.encode()) % 6 else [(service, label)]
 
 
 @cache

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from pyarrow import parquet
 
+from undersong.recipes import text
 from undersong.recipes.datasets import describe_dataset, load_dataset, read_datasets
 from undersong.recipes.declaration import ColumnEntry, DatasetEntry
 from undersong.recipes.options import CsvOptions, SeriesOptions, SplitOptions, SqlOptions
@@ -26,7 +27,7 @@ CSV = {
 
 
 def test_the_snippets_are_there() -> None:
-    assert len(SNIPPETS) == 10
+    assert len(SNIPPETS) == 12
 
 
 @pytest.mark.parametrize(("snippet", "rows"), list(zip((SNIPPETS[0], *SNIPPETS[3:5]), CSV, strict=True)))
@@ -99,8 +100,20 @@ def test_the_texts_are_of_such_files(tmp_path: Path) -> None:
     assert plays.features.tolist() == ["Exit, pursued by a bear."]
 
 
+def test_the_recipe_for_texts_takes_its_parameters() -> None:
+    assert text.RECIPE.settings(yaml.safe_load(SNIPPETS[9])["recipe"]["params"])["task"] == "next_token"
+
+
+def test_a_declaration_of_kind_own_takes_what_a_recipe_loads(tmp_path: Path) -> None:
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[10])
+    (tmp_path / "scans.h5").touch()
+    made = {"scan": np.full((2, 4, 4), 4095), "finding": ["benign", "none"]}
+    data = load_dataset(read_datasets(tmp_path / "datasets.yaml")["scans"], load=lambda *_: made)
+    assert (data.features.max(), data.label.tolist()) == (1, [1, 0])
+
+
 def test_the_query_is_declared_as_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "datasets.yaml").write_text(SNIPPETS[9])
+    (tmp_path / "datasets.yaml").write_text(SNIPPETS[11])
     entry = read_datasets(tmp_path / "datasets.yaml")["admissions"]
     assert entry.sql is not None
     assert (entry.sql.url_file, entry.sql.row_limit) == (tmp_path / "secrets" / "warehouse.url", 200_000)

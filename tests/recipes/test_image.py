@@ -8,8 +8,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from undersong.recipes.image import RECIPE, augment
+from undersong.recipes.learner import ModelShape
 from undersong.recipes.protocol import Dataset, RecipeError
-from undersong.recipes.supervised import IMAGE, ModelShape
+from undersong.recipes.supervised import IMAGE
 from undersong.recipes.torch_recipe import TorchRecipe
 from undersong.shared.learning.metrics import evaluation_layout, metrics_of
 from undersong.shared.learning.tensors import TensorRole, difference, unflatten

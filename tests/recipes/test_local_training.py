@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from undersong.recipes import image, tabular
+from undersong.recipes import image, tabular, text
 from undersong.recipes.local_training import COMBINATIONS, WITH_NOISE, Combination, Given, LocalTraining
 from undersong.recipes.protocol import TRAINING_ROUND, Dataset, RecipeError
 from undersong.shared.wire.profiles import Column
@@ -35,6 +35,10 @@ REFUSED = [
     ({"task": "multiclass", "loss": "quantile", "quantile": 0.9}, "about numbers and the task about classes"),
     ({"task": "regression", "loss": "focal"}, "about classes and the task about numbers"),
     ({"task": "regression", "class_weights": [1, 2]}, "task regression has none"),
+    ({"task": "survival", "class_weights": [1, 2]}, "task survival has none"),
+    ({"task": "survival", "loss": "huber"}, "a loss of its own"),
+    ({"task": "regression", "event": "came"}, "event is of task survival"),
+    ({"event": "came"}, "event is of task survival"),
     ({"focal_gamma": 2.0}, "focal_gamma is of loss focal"),
     ({"task": "regression", "loss": "absolute", "huber_delta": 2.0}, "huber_delta is of loss huber"),
     ({"task": "regression", "quantile": 0.9}, "quantile is of loss quantile"),
@@ -45,22 +49,28 @@ REFUSED = [
     ({"scaled_by": "steps", "optimiser": "adam", "learning_rate": 0.01}, "count plain steps of sgd"),
     ({"scaled_by": "loss", "control_variates": True}, "scale what control variates correct"),
 ]
+OF_TEXTS = [
+    ({"task": "next_token", "loss": "focal"}, "cross-entropy of each place"),
+    ({"class_weights": [1, 2]}, "class_weights need classes of a label"),
+]
 
 
-@pytest.mark.parametrize(("params", "said"), REFUSED)
-def test_what_is_refused_together_is_named(params: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "params", "said"),
+    [*((tabular.RECIPE, *each) for each in REFUSED), *((text.RECIPE, *each) for each in OF_TEXTS)],
+)
+def test_what_is_refused_together_is_named(recipe: Any, params: dict[str, Any], said: str) -> None:
     found = [
-        error.schema["description"]
-        for error in Draft202012Validator(tabular.RECIPE.spec.params_schema).iter_errors(params)
+        error.schema["description"] for error in Draft202012Validator(recipe.spec.params_schema).iter_errors(params)
     ]
     assert any(said in sentence for sentence in found)
     with pytest.raises(RecipeError, match=said):
-        tabular.RECIPE.settings(params)
+        recipe.settings(params)
 
 
 def test_every_combination_is_tried_above() -> None:
-    said = [text for _, text in REFUSED]
-    assert all(any(text in rule.sentence for text in said) for rule in COMBINATIONS)
+    said = [each for _, each in (*REFUSED, *OF_TEXTS)]
+    assert all(any(each in rule.sentence for each in said) for rule in COMBINATIONS)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +82,7 @@ def test_every_combination_is_tried_above() -> None:
         {"validation_fraction": 0.2},
         {"patience": 0},
         {"task": "regression", "loss": "quantile", "quantile": 0.1},
+        {"task": "survival", "event": "came"},
         {"loss": "focal", "focal_gamma": 1, "class_weights": [1, 3.5]},
     ],
 )
@@ -85,8 +96,12 @@ def test_noise_for_records_needs_exactly_what_it_can_protect(recipe: Any) -> Non
     validator = Draft202012Validator(recipe.spec.record_params)
     fine = recipe.settings({"normalisation": "group"})
     assert validator.is_valid(fine)
+    times, *others = WITH_NOISE
+    if recipe is tabular.RECIPE:
+        (error,) = validator.iter_errors(fine | {"task": "survival"})
+        assert error.schema["description"] == times.sentence
     for rule, odd in zip(
-        WITH_NOISE,
+        others,
         [
             {"validation_fraction": 0.1}, {"precision": "bfloat16"}, {"clip_gradient": 1.0},
             {"local_layers": ["0"]}, {"personal_weight": 1.0}, {"control_variates": True},

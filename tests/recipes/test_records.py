@@ -88,6 +88,29 @@ def test_a_draft_is_made_of_json_lines(tmp_path: Path) -> None:
     assert load_dataset(entry).label.size == 20
 
 
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        (["To be, or not to be", "that is the question", "whether tis nobler, in the mind, to suffer"] * 4, "lines"),
+        (["we had a good room"], "lines"),
+        (["Zimmer schön", "Bett gut"], "lines"),
+        (["age\tsick", *["40\t1", "50\t0"] * 10], "csv"),
+        (["a table of ward 7", "age;sick", *["40;1", "50;0"] * 10], "csv"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_a_file_of_texts_is_drafted_as_one(tmp_path: Path, lines: list[str], kind: str, encoding: str) -> None:
+    """Its first line was taken for a column's name before, which leaves the site, and few lines for categories."""
+    (file := tmp_path / "notes.txt").write_text("\n".join(lines) + "\n", encoding)
+    (tmp_path / "datasets.yaml").write_text(text := draft_text(file))
+    entry = read_declarations(tmp_path / "datasets.yaml").entries["notes"]
+    assert entry.kind == kind
+    if kind == "lines":
+        assert [(column.name, column.type) for column in entry.columns] == [("text", "text")]
+        assert not any(line in text for line in lines)
+        assert load_dataset(entry) is not None
+
+
 def test_options_of_csv_are_refused(tmp_path: Path) -> None:
     document = {"name": "d", "kind": "jsonl", "path": "d", "columns": [AGE], "csv": {"separator": ";"}}
     (tmp_path / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [document]}))

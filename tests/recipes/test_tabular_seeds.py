@@ -9,7 +9,7 @@ from tests.shared.wire.manifests import manifest
 from undersong.recipes import fitting
 from undersong.recipes.protocol import Dataset
 from undersong.recipes.tabular import RECIPE
-from undersong.services.agent.rounds.tasks import _order
+from undersong.services.agent.rounds.making import _order
 from undersong.shared.ids import SiteId
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.profiles import Column

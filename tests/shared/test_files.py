@@ -30,6 +30,7 @@ from undersong.shared.files import (
     read_bytes,
     read_input,
     read_text,
+    tree_marks,
     write_new,
 )
 from undersong.shared.identity.authority import Identity
@@ -173,3 +174,22 @@ def test_a_file_with_the_size_and_time_of_the_old_one_has_another_mark(
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert file_mark(path) != first
+
+
+def test_the_marks_of_a_folder_change_with_any_file_in_it(tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    file = inner / "x"
+    file.write_text("1")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    seen = [tree_marks(tmp_path)]
+    assert tree_marks(tmp_path) == seen[0]
+    file.write_text("22")
+    seen.append(tree_marks(tmp_path))
+    file.rename(inner / "y")
+    seen.append(tree_marks(tmp_path))
+    (inner / "z").touch()
+    seen.append(tree_marks(tmp_path))
+    assert len(set(seen)) == len(seen)
+    assert tree_marks(inner / "y") == ((str(inner / "y"), file_mark(inner / "y")),)
+    assert tree_marks(tmp_path / "none") == ((str(tmp_path / "none"), None),)

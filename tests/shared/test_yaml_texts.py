@@ -41,7 +41,9 @@ def test_scalars_of_json_are_read(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2", "{b: {a: 1, a: 1}}", "[", "\x00", "[" * 5000, "a: b: c", "--- 1\n--- 2",
                                   '"\\ud800"', '{"\\udc00": 1}', '"\\ude00\\ud83d"',
-                                  "!!python/object/apply:os.system [true]"])  # fmt: skip
+                                  "!!python/object/apply:os.system [true]", "!!bool maybe", "!!int ''", "!!float ''",
+                                  "!!timestamp x", "!!seq {a: 1}", "!!map [1]",
+                                  "!!float " + ":".join(["59"] * 999)])  # fmt: skip
 def test_what_says_nothing_or_two_things_is_refused(text: str) -> None:
     with pytest.raises(NotYaml):
         load_document(text)

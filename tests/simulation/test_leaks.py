@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 SITES = ("north", "east", "south", "west")
 RECIPE = Path(__file__).parent / "canary_recipe.py"
 NOTHING = {"datasets": [{"name": "nothing", "kind": "none", "columns": []}]}
-ROUNDS = 2
+ROUNDS = 1
 ENGINES = ("pairwise", "twoserver")
 
 

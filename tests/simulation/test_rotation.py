@@ -71,7 +71,7 @@ def _two_more(client: Client, job: Job) -> list[int]:
     while len(_published(client, job)) < target:
         assert not client.job(job.id).finished, client.job(job.id).reason
         assert not deadline.over(), "the rounds stopped"
-        time.sleep(0.3)
+        time.sleep(0.1)
     return _published(client, job)
 
 

@@ -122,6 +122,41 @@ def test_a_job_that_waits_says_for_which_sites_and_why(run: Run, server: Any) ->
     assert "north: it cannot take work: its policy cannot be read" in page
 
 
+def test_a_job_is_cloned_with_changed_settings(run: Run, server: Any) -> None:
+    """Paths with dots or slashes; values are YAML, an empty one takes the setting out; nonsense is one line."""
+    server.say("GET /v1/jobs/job_1", JOB)
+    server.say("POST /v1/jobs/job_1/clones", {**JOB, "id": "job_2", "state": "running"}, 201)
+    words = ("--set", "recipe.params.lr=0.5", "--set", "/recipe/name=no", "--set", "reason=", "--json")
+    code, out, _ = run("job", "clone", "job_1", *words)
+    assert (code, json.loads(out)["id"]) == (0, "job_2")
+    sent = next(json.loads(body) for method, _, _, body in server.seen if method == "POST")
+    assert sent == {"changes": {"recipe": {"params": {"lr": 0.5}, "name": "no"}, "reason": None}}
+    for wrong in ("rounds", "=1", "a..b=1", "a={", "a=.nan"):
+        assert run("job", "clone", "job_1", "--set", wrong)[0] != 0 or wrong == "a=.nan"
+
+
+def test_jobs_are_compared_side_by_side(run: Run, server: Any) -> None:
+    """A column for each job; every evaluation as CSV; a metric that a job never told is an empty cell."""
+    curve = {"rounds": [1, 2], "seconds": [1.5, 3.0], "update_bytes": [48, 96], "metrics": {"auc": [0.5, None]}}
+    jobs = [{**JOB, "name": "[b]=1", "trained": 2, "curve": curve, "metrics": {"auc": 0.5}, "update_bytes": 96}]
+    jobs += [{**JOB, "id": "job_2", "name": "two", "epsilon": 2.0, "delta": 1e-6}]
+    settings = [{"path": "/recipe/params/lr", "values": [0.1, None]}]
+    server.say("GET /v1/job-comparison?jobs=job_1%2Cjob_2", {"jobs": jobs, "settings": settings, "metrics": ["auc"]})
+    for name in ("job_1", "job_2"):
+        server.say(f"GET /v1/jobs/{name}", {**JOB, "id": name})
+    code, out, _ = run("job", "compare", "job_1", "job_2")
+    assert code == 0
+    assert "[b]=1" in out
+    assert "/recipe/params/lr" in out
+    assert "2 at delta 1e-06" in out
+    _, told, _ = run("job", "compare", "job_1", "job_2", "--csv")
+    assert told.splitlines() == [
+        "job_id,job,round,seconds,update_bytes,auc",
+        "job_1,[b]=1,1,1.5,48,0.5",
+        "job_1,[b]=1,2,3.0,96,",
+    ]
+
+
 def test_a_watch_says_that_the_platform_is_away_and_how_to_watch_again(
     run: Run, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

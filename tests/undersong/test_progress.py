@@ -58,3 +58,12 @@ def test_a_metric_is_shown_with_its_error_bound() -> None:
     assert headline({"mae": 2.0, "mse": 5.0, "x_error": 1.0}) == "mae 2.000, mse 5.000"
     assert headline({"auc": 0.9, "auc_error": 3e-15}) == "auc 0.900"
     assert headline({}) == ""
+
+
+def test_trees_are_counted_as_they_grow() -> None:
+    """No round of training makes them: the rounds of sums say how many are complete."""
+    seen = JobProgress()
+    for number, trees in enumerate((0, 1, 1, 2)):
+        told = planned(round_id=f"r{number}", kind="statistics", number=number, phase="published", trained=trees)
+        seen.take(event("round.published", **told))
+    assert (seen.trained, seen.answered) == (2, 4)

@@ -20,9 +20,10 @@ from undersong.recipes.protocol import Dataset, RecipeError
 from undersong.services.agent.runner.protocol import Progress
 from undersong.shared.learning.tensors import Array, Model, Schema, difference, unflatten
 from undersong.shared.privacy.membership import clopper_pearson
+from undersong.shared.secagg.compression import Compressor, grid_of
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.quantise import encode
-from undersong.shared.wire.manifest import Encoding, RoundManifest
+from undersong.shared.wire.manifest import RoundManifest
 
 ROWS: Final = 50
 Values = npt.NDArray[np.float64]
@@ -41,14 +42,15 @@ async def audit_inversion(
     layer = None if inputs is None else _first_layer(target.schema, inputs.shape[1])
     if inputs is None or layer is None or manifest.encoding is None:
         return None
+    compressor = Compressor.of(manifest, target.schema.parameters, target.schema.length)
     rows = random.choice(data.train, min(ROWS, data.train.size), replace=False)
     clear: list[Values | None] = []
     masked: list[Values | None] = []
     for place, row in enumerate(rows):
         after = await trainer.train(target, np.array([row]), int(random.integers(2**62)))
         update = difference(target.schema, after.tensors, target.tensors)
-        clear.append(_reconstruct(target, layer, _sent(update, manifest.encoding, _as_it_is)))
-        masked.append(_reconstruct(target, layer, _sent(update, manifest.encoding, _masked)))
+        clear.append(_reconstruct(target, layer, _sent(update, manifest, compressor, _as_it_is)))
+        masked.append(_reconstruct(target, layer, _sent(update, manifest, compressor, _masked)))
         progress((place + 1) / rows.size)
     seen = engine_facts(manifest.engine).sees_updates
     figures: dict[str, Any] = {"rows": int(rows.size), "candidates": len(inputs), "aggregator_sees_updates": seen}
@@ -93,12 +95,21 @@ def _masked(words: Array) -> Array:
     return np.asarray(words + mask)
 
 
-def _sent(update: npt.NDArray[np.float32], encoding: Encoding, mask: Callable[[Array], Array]) -> Values:
-    """Return what an onlooker reads from the words that leave a site, as real numbers."""
-    words = mask(encode(update, 1, encoding, key=secrets.token_bytes(32)).ring[: update.size])
+def _sent(
+    update: npt.NDArray[np.float32], manifest: RoundManifest, compressor: Compressor, mask: Callable[[Array], Array]
+) -> Values:
+    """Return what an onlooker reads from the words that leave a site, as real numbers, one for each coordinate."""
+    sent = compressor.compress(update)
+    if manifest.encoding is None:
+        raise ValueError("a round of training without an encoding")
+    encoding = grid_of(manifest.encoding, manifest.compression, sent.size)
+    words = mask(encode(sent, 1, encoding, key=secrets.token_bytes(32)).ring[: sent.size])
     modulus = 2.0**encoding.modulus_bits
     real = words.astype(np.float64) % modulus
-    return np.where(real < modulus / 2, real, real - modulus) / encoding.scale
+    read = np.where(real < modulus / 2, real, real - modulus) / encoding.scale
+    if manifest.compression is None:
+        return read
+    return compressor.expand(read.astype(np.float32)).astype(np.float64)
 
 
 def _reconstruct(target: Model, layer: tuple[str, str], update: Values) -> Values | None:

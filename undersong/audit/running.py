@@ -23,6 +23,7 @@ from undersong.shared.transparency.audit import audit, fingerprint_of
 from undersong.shared.transparency.evidence import Evidence
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.privacy import PrivacyModel
+from undersong.shared.wire.profiles import Task
 
 FEWEST_SHADOWS: Final = 4
 MOST_SHADOWS: Final = 1024
@@ -87,6 +88,8 @@ async def run_audits(subject: AuditSubject, plan: AuditPlan, folder: Path, bars:
         bar = bars(AuditKind.ONE_RUN_MECHANISM)
         found.append(audit_mechanism(manifest, length, bar, confidence=confidence))
     noise = None if manifest.privacy is None else manifest.privacy.record_noise
+    if not set(plan.only) - {AuditKind.ONE_RUN_MECHANISM}:
+        return [finding for finding in found if finding is not None]
     async with Trainer(
         folder, plan.declarations, files, manifest.recipe, wanted, plan.own, plan.device, noise
     ) as trainer:
@@ -99,6 +102,11 @@ async def _with_recipe(
 ) -> list[AuditFinding | None]:
     random = np.random.default_rng(secrets.randbits(128) if plan.seed is None else plan.seed)
     manifest, rounds = subject.manifest, max(1, subject.manifest.number)
+    if manifest.recipe.params.get("task") == Task.SURVIVAL or "concordance" in subject.version.metrics:
+        raise UndersongError(
+            "a row of task survival has no loss of its own: audits of rows compare losses of single rows",
+            remedy=f"audit what was added to sums: --only {AuditKind.ONE_RUN_MECHANISM}",
+        )
     regression = _is_regression(subject.version, manifest)
     found: list[AuditFinding | None] = []
     if AuditKind.ONE_RUN_TRAINING in plan.only:

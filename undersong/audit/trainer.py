@@ -17,7 +17,7 @@ from undersong.recipes.protocol import Dataset
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.runner.process import ProcessLauncher
 from undersong.services.agent.runner.protocol import Progress, RunOrder, RunOutcome, Setup
-from undersong.services.agent.runner.rehearsal import COURSE, LOSSES, save_rows
+from undersong.services.agent.runner.rehearsal import COURSE, LOSSES, ROWS, save_rows
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.shared.learning.tensors import Model, load, save
 from undersong.shared.names import hint
@@ -148,6 +148,14 @@ class Trainer:
         if made.sums is None:
             raise UndersongError("the recipe's process returned no losses")
         return np.fromfile(made.sums, "<f8")
+
+    async def rows(self) -> tuple[Rows, Rows]:
+        """Return training and test rows of a data set that only the recipe can read; UndersongError."""
+        made = await self._run(ROWS, _ignored)
+        if made.sums is None:
+            raise UndersongError("the recipe's process returned no rows")
+        found = np.fromfile(made.sums, "<f8").astype(np.int64)
+        return found[1 : 1 + found[0]], found[1 + found[0] :]
 
     async def statistics(self, manifest: RoundManifest) -> RunOutcome:
         """Return what the recipe adds up for a round of statistics; UndersongError. The next order takes its place."""

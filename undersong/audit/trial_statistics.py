@@ -28,9 +28,10 @@ from undersong.services.agent.rounds.updates import sums_to_hide
 from undersong.services.agent.runner.protocol import Progress
 from undersong.services.coordinator.domain.jobs import Job, RoundOutcome
 from undersong.services.coordinator.domain.manifests import Settled, cohort_for, manifest_for
+from undersong.services.coordinator.domain.parts import MIN_COHORT
 from undersong.services.coordinator.domain.progress import Finished, Step
 from undersong.services.coordinator.domain.sites import SiteFacts
-from undersong.services.coordinator.domain.spec import MIN_COHORT, StatisticsSpec
+from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.statistics import RECIPE, judge_statistics, rounds_of
 from undersong.services.coordinator.domain.validation import ValidJob, World
 from undersong.services.coordinator.views.jobs import results_view

@@ -8,6 +8,7 @@ import typer
 from undersong import __version__
 from undersong.cli import (
     agents,
+    api,
     audits,
     backups,
     common,
@@ -31,6 +32,7 @@ from undersong.cli import (
     sites,
     stats,
     tokens,
+    webhooks,
 )
 from undersong.errors import UndersongError
 from undersong.shared.files import NotAFile
@@ -53,6 +55,7 @@ app.command("simulate")(simulations.simulate)
 app.command("datasheet")(privacy_documents.datasheet)
 app.command("datamap")(privacy_documents.datamap)
 app.command("login")(tokens.login)
+app.command("api")(api.api)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")
@@ -66,6 +69,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(stats.app, name="stats")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(webhooks.app, name="webhook")
 app.add_typer(tokens.app, name="token")
 app.add_typer(tokens.users, name="user")
 

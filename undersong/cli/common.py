@@ -130,9 +130,11 @@ def waits(job: Job) -> str | None:
         others = "".join(f"; {site.site_name}: {site.reason}" for site in job.absent if site.site_name not in asked)
         return f"for consent of {', '.join(asked)}, since {ago(job.waiting_since)}{others}"
     needed = (job.spec.get("cohort") or {}).get("min")
-    enough = "enough sites" if needed is None else f"{needed} sites"
+    enough = ("enough sites" if needed is None else f"{needed} sites") + " that can take part"
+    if (job.spec.get("strategy") or {}).get("name") == "fedbuff":
+        enough = "changes of enough sites, which train at their own pace"
     why = "".join(f"; {site.site_name}: {site.reason}" for site in job.absent)
-    return f"for {enough} that can take part, since {ago(job.waiting_since)}{why}"
+    return f"for {enough}, since {ago(job.waiting_since)}{why}"
 
 
 def show_causes(job: Job, to: Console) -> None:

@@ -29,7 +29,10 @@ app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare
 @app.command()
 def init(
     file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="The file: CSV (.gz too), Parquet or .npz.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="The file: CSV, JSON lines or texts (.gz too), Parquet or .npz."
+        ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="The data set's name; the file's own by default.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="The column that models are to predict.")] = None,

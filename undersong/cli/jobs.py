@@ -4,13 +4,14 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from undersong.cli import common, figures, job_page
+from undersong.cli import common, figures, job_comparison, job_page
 from undersong.cli.bars import bars
 from undersong.cli.following import follow_job
 from undersong.cli.lookup import find_job
@@ -18,8 +19,10 @@ from undersong.client import Client
 from undersong.client.types import Job, Validation
 from undersong.errors import UndersongError
 from undersong.progress import JobProgress, headline
+from undersong.shared.documents import merged
 from undersong.shared.errors import Refusal
 from undersong.shared.files import read_input
+from undersong.shared.spreadsheets import csv_text
 from undersong.shared.web.jsons import check_json
 from undersong.shared.wire.privacy import terms_sentence
 from undersong.shared.yaml_texts import load_document
@@ -48,15 +51,7 @@ def submit(
             _check(client.validate_job(spec, federation=federation), as_json=as_json)
             return
         job = client.submit_job(spec, federation=federation)
-        if as_json:
-            common.print_json(job.model_dump(mode="json"))
-        else:
-            common.console.print(f"job {job.id} is {job.state}")
-            _warn(job.warnings)
-        if watch_it:
-            follow(client, job.id, quiet=as_json)
-        elif not as_json:
-            common.next_step(f"undersong job watch {job.id}")
+        _started(client, job, watch_it=watch_it, as_json=as_json)
 
 
 @app.command("try")
@@ -114,9 +109,18 @@ def watch(job_id: JobId, profile: common.ProfileName = None, as_json: common.AsJ
 
 @app.command("list")
 def list_(
-    federation: common.FederationName = None, profile: common.ProfileName = None, as_json: common.AsJson = False
+    state: Annotated[str | None, typer.Option("--state", help="Jobs in this state only.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A part of the name.")] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Who submitted it.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="One of the job's tags.")] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="created, name or state; -name from last to first.")
+    ] = None,
+    federation: common.FederationName = None,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
 ) -> None:
-    """Jobs."""
+    """Jobs, the newest first."""
     with common.connect(profile) as client:
         chosen = client.federation(federation).id if federation else None
         columns = {
@@ -126,7 +130,10 @@ def list_(
             "made": lambda job: job.created_at,
             "id": lambda job: job.id,
         }
-        common.show(client.jobs(chosen), columns, as_json=as_json, empty="none yet: undersong job submit job.yaml")
+        found = client.jobs(chosen, state=state, name=name, owner=owner, tag=tag, sort=sort)
+        filtered = any((state, name, owner, tag))
+        empty = "no job fits: undersong job list shows all" if filtered else "none yet: undersong job submit job.yaml"
+        common.show(found, columns, as_json=as_json, empty=empty)
 
 
 @app.command("show")
@@ -150,6 +157,53 @@ def show_(
 
 
 @app.command()
+def clone(
+    job_id: JobId,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="A changed setting, recipe.params.epochs=2; without a value it is left out.",
+        ),
+    ] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show the progress.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check it; every fault at once.")] = False,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Start a job again, with the settings that --set changes."""
+    changes = changes_of(settings or [])
+    with common.connect(profile) as client:
+        source = find_job(client, job_id)
+        if dry_run:
+            _check(client.validate_job(merged(source.spec, changes)), as_json=as_json)
+            return
+        job = client.clone_job(source.id, changes)
+        _started(client, job, watch_it=watch_it, as_json=as_json)
+
+
+@app.command()
+def compare(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Up to eight jobs, by name or id.")],
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Write every evaluation of each job, for a spreadsheet.")
+    ] = False,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Show jobs side by side: the settings that differ, and the newest metrics."""
+    with common.connect(profile) as client:
+        found = client.compare_jobs([find_job(client, name).id for name in jobs])
+    if as_json:
+        common.print_json(found.model_dump(mode="json"))
+    elif as_csv:
+        typer.echo(csv_text(job_comparison.rows(found)), nl=False)
+    else:
+        job_comparison.show(found)
+
+
+@app.command()
 def pause(job_id: JobId, profile: common.ProfileName = None) -> None:
     """Start no further round; the present one ends."""
     with common.connect(profile) as client:
@@ -170,8 +224,52 @@ def cancel(job_id: JobId, profile: common.ProfileName = None) -> None:
         common.console.print(_stands(client.cancel_job(find_job(client, job_id).id)))
 
 
-def read_spec(file: Path) -> dict[str, Any]:
-    """Return a job's specification from YAML or JSON; "-" is standard input."""
+def changes_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Return settings such as `recipe.params.epochs=2` as a JSON merge patch; values are YAML, an empty one is null."""
+    made: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        names = path.strip().lstrip("/").replace("/", ".").split(".")
+        if not equals or not all(names):
+            raise UndersongError(f"{setting!r} is no setting", remedy="--set recipe.params.epochs=2")
+        try:
+            value = load_document(text)
+            json.dumps(value, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UndersongError(f"the value of {setting!r} cannot be read: {' '.join(str(error).split())}") from error
+        for name in reversed(names):
+            value = {name: value}
+        made = _joined(made, value)
+    return made
+
+
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return both patches as one; of a field in both, the other's."""
+    both = {name: _joined(one[name], other[name]) for name in one if _are_mappings(one[name], other.get(name))}
+    return {**one, **other, **both}
+
+
+def _are_mappings(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
+
+
+def _started(client: Client, job: Job, *, watch_it: bool, as_json: bool) -> None:
+    if as_json:
+        common.print_json(job.model_dump(mode="json"))
+    else:
+        common.console.print(f"job {job.id} is {job.state}")
+        _warn(job.warnings)
+    if watch_it:
+        follow(client, job.id, quiet=as_json)
+    elif not as_json:
+        common.next_step(f"undersong job watch {job.id}")
+
+
+def read_spec(file: Path, example: str = "examples/hospital/job.yaml") -> dict[str, Any]:
+    """Return a mapping, such as a job's specification, from YAML or JSON; "-" is standard input.
+
+    The remedy of a file without a mapping points at `example`.
+    """
     try:
         text = sys.stdin.read() if str(file) == "-" else read_input(file).decode()
         if file.suffix == ".json":
@@ -185,7 +283,7 @@ def read_spec(file: Path) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError, Refusal) as error:
         raise UndersongError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(spec, dict):
-        raise UndersongError(f"{file} holds no mapping", remedy="see examples/hospital/job.yaml")
+        raise UndersongError(f"{file} holds no mapping", remedy=f"see {example}")
     return spec
 
 
@@ -239,12 +337,21 @@ def _check(result: Validation, *, as_json: bool) -> None:
     if result.features:
         common.console.print(f"  features: {', '.join(result.features)}", markup=False, soft_wrap=True)
     if result.label is not None:
-        common.console.print(f"  label: {result.label}", markup=False, soft_wrap=True)
+        common.console.print(f"  label: {result.label}{_classes(result)}", markup=False, soft_wrap=True)
     for column in result.unused:
         common.console.print(f"  not used: {column['name']} ({column['reason']})", markup=False, soft_wrap=True)
     if result.privacy is not None:
         common.console.print(f"  privacy: {result.privacy.sentence}", markup=False, soft_wrap=True)
     _warn(result.warnings)
+
+
+def _classes(result: Validation) -> str:
+    """Return a label's classes in their order, where it has some: of two the second is the one that is predicted."""
+    found = next((each.get("categories") for each in result.columns if each["name"] == result.label), None)
+    if not found:
+        return ""
+    shown = ", ".join(found[:10]) + ", …" * (len(found) > 10)
+    return f" ({shown}{f': positive is {found[1]}' if len(found) == 2 else ''})"
 
 
 def _warn(warnings: list[dict[str, Any]]) -> None:

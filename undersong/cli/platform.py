@@ -3,13 +3,17 @@
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from undersong.cli import common
+from undersong.errors import UndersongError
 from undersong.local import Platform
+from undersong.local.layout import SERVICES, settings_of
+from undersong.shared.names import hint
 
 
 def up(
@@ -23,6 +27,9 @@ def up(
         int | None, typer.Option("--port", min=1, max=65_529, help="The coordinator's port; the others follow it.")
     ] = None,
     move: Annotated[bool, typer.Option("--move", help="Choose another port for each one in use.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="SERVICE.SETTING=VALUE, as docs/reference/settings.md names them.")
+    ] = None,
 ) -> None:
     """Start coordinator, aggregator, keys and registry on this machine; other commands then find them.
 
@@ -33,8 +40,9 @@ def up(
     def report(line: str) -> None:
         common.console.print(f"{time.monotonic() - began:5.1f} s  {line}", style="dim", markup=False)
 
+    chosen = _settings(settings or [])
     with Platform(
-        home, log_level=log_level, write_profile=True, tls=tls, port=port, move=move, report=report
+        home, log_level=log_level, write_profile=True, settings=chosen, tls=tls, port=port, move=move, report=report
     ) as platform:
         federation = platform.federation()
         common.console.print(f"up in {time.monotonic() - began:.1f} s; {len(platform.processes)} processes")
@@ -60,3 +68,20 @@ def wait_for_signal() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())
     done.wait()
+
+
+def _settings(words: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return settings by service; raises UndersongError for a service or setting that is not there."""
+    chosen: dict[str, dict[str, str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        service, _, setting = name.partition(".")
+        if not equals or service not in SERVICES:
+            raise UndersongError(
+                f"--set {word!r} sets nothing{hint(service, SERVICES)}", remedy="--set coordinator.heartbeat_s=5"
+            )
+        known = settings_of(service).model_fields
+        if setting not in known:
+            raise UndersongError(f"no setting of the {service} is called {setting!r}{hint(setting, known)}")
+        chosen.setdefault(service, {})[setting] = value
+    return chosen

@@ -29,6 +29,14 @@ def simulate(
         typer.Option("--sample", help="The share of clients asked in a round, or poisson:Q; the job's by default."),
     ] = None,
     drop: Annotated[float, typer.Option("--drop", help="The probability that an asked client does not answer.")] = 0.0,
+    slow: Annotated[
+        str | None,
+        typer.Option("--slow", help="How slow clients are: lognormal:S, or SHARE:FACTOR; with it time is simulated."),
+    ] = None,
+    round_s: Annotated[
+        float | None,
+        typer.Option("--round-s", help="With --slow: seconds of an ordinary client for a round; 60 by default."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything; the job's by default.")] = None,
     engine: Annotated[
         str, typer.Option("--engine", help="quantised: integers as deployed; plain: floats that are not rounded.")
@@ -37,7 +45,7 @@ def simulate(
         int, typer.Option("--noise-servers", help="With privacy.model server: 2 as deployed, 1 as a trusted server.")
     ] = 2,
     workers: Annotated[
-        str, typer.Option("--workers", help="Worker processes: auto for one on each core, 0 for none.")
+        str, typer.Option("--workers", help="Processes: auto for one on each core, 0 for none; or ray, ray:ADDRESS.")
     ] = "auto",
     recipe: Annotated[
         list[Path] | None, typer.Option("--recipe", exists=True, help="Source of a recipe of your own.")
@@ -53,10 +61,13 @@ def simulate(
     was.
     """
     from undersong.simulate import simulate as run_simulation  # brings numpy and the coordinator's rules
-    from undersong.simulate.runs import RUN
+    from undersong.simulate.checkpoints import standing
+    from undersong.simulate.runs import RUN, SECONDS
 
     spec = read_spec(file)
     common.quiet_logs()
+    if (before := standing(out)) is not None:
+        common.complaints.print(before, markup=False, soft_wrap=True)
     with bars() as bar_of:
         run = run_simulation(
             spec,
@@ -65,6 +76,8 @@ def simulate(
             partition=partition,
             sample=sample,
             drop=drop,
+            slow=slow,
+            round_s=round_s,
             seed=seed,
             engine=engine,
             noise_servers=noise_servers,
@@ -78,5 +91,8 @@ def simulate(
         return
     common.console.print(f"simulated, {run.simulated['clients']} clients:", end=" ", markup=False)
     job_page.show(run.job, run.rounds, (), all_rounds=False)
+    rows = run.frame()
     said = f"{headline(run.metrics)}; " if run.metrics else ""
+    if rows and SECONDS in rows[-1]:
+        said += f"{rows[-1][SECONDS]:,.0f} simulated seconds; "
     common.console.print(f"{said}{run.plot}, {run.model}, {run.folder / RUN}", markup=False, soft_wrap=True)

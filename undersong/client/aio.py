@@ -6,7 +6,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -178,9 +178,34 @@ class AsyncClient:
         stated = document.pop("federation", None) or document.get("federation_id")
         return {**document, "federation_id": (await self.federation(federation or stated)).id}
 
-    async def jobs(self, federation_id: str | None = None) -> list[t.Job]:
-        """Return every job of one federation, or of all that the caller may see, newest first."""
-        return await self.all(lambda after: calls.jobs(federation_id, after))
+    async def jobs(
+        self,
+        federation_id: str | None = None,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        owner: str | None = None,
+        tag: str | None = None,
+        sort: str | None = None,
+    ) -> list[t.Job]:
+        """Return every job of one federation, or of all that the caller may see, newest first.
+
+        name: a part of it. owner: who submitted the job. sort: created, name or state, with a minus from last to first.
+        """
+        return await self.all(
+            lambda after: calls.jobs(federation_id, after, state=state, name=name, owner=owner, tag=tag, sort=sort)
+        )
+
+    async def clone_job(self, job_id: str, changes: Mapping[str, Any] | None = None) -> t.Job:
+        """Start a job with the document of another one and return it; ApiError lists every fault at once.
+
+        changes: a JSON merge patch (RFC 7396) of the job document: None takes a field out, lists are replaced.
+        """
+        return await self.send(calls.clone_job(job_id, changes or {}))
+
+    async def compare_jobs(self, job_ids: Iterable[str]) -> t.JobComparison:
+        """Return up to eight jobs side by side: settings that differ, newest metrics, and curves of all evaluations."""
+        return await self.send(calls.compare_jobs(job_ids))
 
     async def job(self, job_id: str) -> t.Job:
         """Return one job."""
@@ -315,6 +340,32 @@ class AsyncClient:
     async def revoke_token(self, token_id: str) -> None:
         """Revoke a token; every service refuses it within seconds. Idempotent."""
         await self.send(calls.revoke_token(token_id))
+
+    async def create_webhook(self, url: str, events: Sequence[str], federation: str | None = None) -> t.Webhook:
+        """Make a webhook of a federation and return it with its secret, which is shown once (administrator)."""
+        found = await self.federation(federation)
+        return await self.send(calls.create_webhook(found.id, url, events))
+
+    async def webhooks(self, federation: str | None = None) -> list[t.Webhook]:
+        """Return every webhook of a federation, oldest first (administrator)."""
+        found = await self.federation(federation)
+        return await self.all(lambda after: calls.webhooks(found.id, after))
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        """Delete a webhook with what is on its way to it (administrator). Idempotent."""
+        await self.send(calls.delete_webhook(webhook_id))
+
+    async def test_webhook(self, webhook_id: str) -> t.WebhookDelivery:
+        """Send a test message to a webhook (administrator)."""
+        return await self.send(calls.test_webhook(webhook_id))
+
+    async def deliveries(self, webhook_id: str, state: str | None = None) -> list[t.WebhookDelivery]:
+        """Return what was, is, or was not delivered to a webhook in the last 30 days, newest first (administrator)."""
+        return await self.all(lambda after: calls.deliveries(webhook_id, state, after))
+
+    async def requeue_delivery(self, delivery_id: str) -> t.WebhookDelivery:
+        """Try again to deliver what was given up (administrator)."""
+        return await self.send(calls.requeue_delivery(delivery_id))
 
     async def authority(self) -> t.Authority:
         """Return the federation's certificate authority."""

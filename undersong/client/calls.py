@@ -3,7 +3,7 @@
 The sync and the async client differ only in how they send one; paths and shapes stand here once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -91,6 +91,41 @@ def unsuspend_site(site_id: str) -> Call[dict[str, Any]]:
     return Call("coordinator", "DELETE", f"/sites/{_id(site_id)}/suspension", dict[str, Any])
 
 
+# coordinator: webhooks
+
+
+def create_webhook(federation_id: str, url: str, events: Sequence[str]) -> Call[t.Webhook]:
+    """Make a webhook; the answer alone has its secret."""
+    body = {"url": url, "events": list(events)}
+    return _post("coordinator", f"/federations/{_id(federation_id)}/webhooks", t.Webhook, body)
+
+
+def webhooks(federation_id: str, after: str | None = None) -> Call[t.Page[t.Webhook]]:
+    """Return a federation's webhooks."""
+    return _get("coordinator", f"/federations/{_id(federation_id)}/webhooks", t.Page[t.Webhook], after=after)
+
+
+def delete_webhook(webhook_id: str) -> Call[dict[str, Any]]:
+    """Delete a webhook with what is on its way to it."""
+    return Call("coordinator", "DELETE", f"/webhooks/{_id(webhook_id)}", dict[str, Any])
+
+
+def test_webhook(webhook_id: str) -> Call[t.WebhookDelivery]:
+    """Send a test message to a webhook."""
+    return _post("coordinator", f"/webhooks/{_id(webhook_id)}/tests", t.WebhookDelivery)
+
+
+def deliveries(webhook_id: str, state: str | None = None, after: str | None = None) -> Call[t.Page[t.WebhookDelivery]]:
+    """Return deliveries to a webhook, newest first."""
+    path = f"/webhooks/{_id(webhook_id)}/deliveries"
+    return _get("coordinator", path, t.Page[t.WebhookDelivery], state=state, after=after)
+
+
+def requeue_delivery(delivery_id: str) -> Call[t.WebhookDelivery]:
+    """Try again what was given up."""
+    return _post("coordinator", f"/deliveries/{_id(delivery_id)}/requeue", t.WebhookDelivery)
+
+
 # coordinator: jobs
 
 
@@ -109,14 +144,24 @@ def submit_job(spec: Mapping[str, Any]) -> Call[t.Job]:
     return _post("coordinator", "/jobs", t.Job, spec)
 
 
-def jobs(federation_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Job]]:
-    """Jobs, newest first."""
-    return _get("coordinator", "/jobs", t.Page[t.Job], federation_id=federation_id, after=after)
+def clone_job(job_id: str, changes: Mapping[str, Any]) -> Call[t.Job]:
+    """Start a job like another one, with changes."""
+    return _post("coordinator", f"/jobs/{_id(job_id)}/clones", t.Job, {"changes": dict(changes)})
+
+
+def jobs(federation_id: str | None = None, after: str | None = None, **chosen: str | None) -> Call[t.Page[t.Job]]:
+    """Jobs, newest first; `chosen` are the service's filters and `sort`."""
+    return _get("coordinator", "/jobs", t.Page[t.Job], federation_id=federation_id, after=after, **chosen)
 
 
 def job(job_id: str) -> Call[t.Job]:
     """Return one job."""
     return _get("coordinator", f"/jobs/{_id(job_id)}", t.Job)
+
+
+def compare_jobs(job_ids: Iterable[str]) -> Call[t.JobComparison]:
+    """Return jobs side by side."""
+    return _get("coordinator", "/job-comparison", t.JobComparison, jobs=",".join(job_ids))
 
 
 def results(job_id: str) -> Call[t.StatisticsResults]:

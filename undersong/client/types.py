@@ -214,6 +214,51 @@ class Job(Answer):
         return self.state == "paused" and self.reason is not None
 
 
+class Curve(Answer):
+    """Metrics of a job at each evaluation, oldest first, and what it had cost until then; all lists are as long."""
+
+    rounds: list[int] = Field(default_factory=list)
+    seconds: list[float] = Field(default_factory=list)
+    update_bytes: list[int] | None = None
+    metrics: dict[str, list[float | None]] = Field(default_factory=dict)
+
+
+class ComparedJob(Answer):
+    """One of the jobs of a comparison."""
+
+    id: str
+    name: str
+    state: str
+    kind: str = "train"
+    engine: str = ""
+    created_by: str | None = None
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    seconds: float = 0.0
+    trained: int = 0
+    sites: float | None = None
+    update_bytes: int | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    curve: Curve = Field(default_factory=Curve)
+
+
+class SettingDifference(Answer):
+    """A setting that is not the same in all compared jobs: its value in each, in their order."""
+
+    path: str
+    values: list[Any]
+
+
+class JobComparison(Answer):
+    """Up to eight jobs side by side: what differs in their settings, newest metrics, curves."""
+
+    jobs: list[ComparedJob]
+    settings: list[SettingDifference] = Field(default_factory=list)
+    metrics: list[str] = Field(default_factory=list)
+
+
 class Round(Answer):
     """One round of a job."""
 
@@ -320,7 +365,7 @@ class Validation(Answer):
 
 
 class Token(Answer):
-    """An API token; `token` is there only in the answer that made it."""
+    """An API token; `token` is in the answer that made it alone."""
 
     id: str
     name: str = ""
@@ -329,6 +374,36 @@ class Token(Answer):
     created_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+
+
+class Webhook(Answer):
+    """An address that is told what happens to a federation's jobs; `secret` is in the answer that made it alone."""
+
+    id: str
+    federation_id: str
+    url: str
+    events: list[str] = []
+    secret: str | None = None
+    created_by: str = ""
+    created_at: datetime | None = None
+    waiting: int = 0
+    dead: int = 0
+
+
+class WebhookDelivery(Answer):
+    """One event on its way to a webhook; `state` is waiting, delivered or dead, `answer` what came back last."""
+
+    id: str
+    webhook_id: str
+    type: str
+    job_id: str | None = None
+    event: int | None = None
+    state: str = ""
+    attempts: int = 0
+    answer: str | None = None
+    created_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    finished_at: datetime | None = None
 
 
 class User(Answer):

@@ -24,7 +24,7 @@ from undersong.services.agent.repository.alarms import REMEDY
 from undersong.services.agent.repository.store import SCHEMA_VERSION
 from undersong.services.agent.settings import AgentSettings, ConfigError, load
 from undersong.services.agent.site.description import data_files, look, same_files, unresolved
-from undersong.services.agent.site.device import DEVICE_REMEDY, lacking
+from undersong.services.agent.site.device import CHECKED_ON, DEVICE_REMEDY, alone, lacking
 from undersong.shared.identity.authority import (
     IDENTITY_FILE,
     CertificateUntrusted,
@@ -59,11 +59,15 @@ def examine_agent(config: Path) -> Iterator[Finding]:
 
 
 def _device(settings: AgentSettings) -> Iterator[Finding]:
+    if (reason := alone(settings)) is not None:
+        remedy = "allow user namespaces, set runner: docker, or write processes: 1"
+        yield Finding("warning", "processes", f"one of {settings.processes} trains alone: {reason}", remedy)
     if settings.device in ("auto", "cpu"):
         return
     reason = lacking(settings)
     if reason is None:
-        yield Finding("ok", "device", settings.device)
+        tried = f"; recipes were compared with a CPU on: {', '.join(CHECKED_ON) or 'no GPU yet'}"
+        yield Finding("ok", "device", settings.device + (tried if settings.device == "cuda" else ""))
     else:
         yield Finding("fault", "device", f"{settings.device}: {reason}", DEVICE_REMEDY)
 

@@ -1,5 +1,6 @@
 """Where the embedded platform keeps what: folders, ports, settings of each process. No process is started here."""
 
+import importlib
 import json
 import os
 import secrets
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from pydantic import BaseModel
 
 from undersong.errors import StartError
 from undersong.shared.clock import utc_now
@@ -140,6 +143,18 @@ class Layout:
         ]
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write("\n".join(lines) + "\n")
+
+
+def package_of(service: str) -> str:
+    """Return the import path of a service's package."""
+    return f"undersong.services.{'keys.helper' if service == HELPER else service}"
+
+
+def settings_of(service: str) -> type[BaseModel]:
+    """Return the settings class of a service, which is imported for it."""
+    module = importlib.import_module(f"{package_of(service)}.settings")
+    found: type[BaseModel] = getattr(module, f"{service.capitalize()}Settings")
+    return found
 
 
 def base_environment() -> dict[str, str]:

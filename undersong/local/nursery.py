@@ -48,7 +48,7 @@ IMPORTED: Final = (
     "undersong.shared.queues",
     "undersong.shared.secagg.engines",
     "undersong.shared.telemetry.logs",
-    "undersong.shared.vdaf.pine",
+    "undersong.shared.vdaf.pine_instances",
     "undersong.shared.vdaf.prio3",
     "undersong.shared.web.app",
     "undersong.shared.web.server",

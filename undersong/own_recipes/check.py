@@ -163,13 +163,14 @@ class _Course:
             kept = tuple(name for name in wanted.features if types[name] in inputs)
             columns = tuple(c for c in wanted.columns if c.name in {*kept, wanted.label})
             wanted = wanted.model_copy(update={"features": kept, "columns": columns})
-        rows = rows_of(entry, wanted)
+        rows = None if entry.kind == "own" else rows_of(entry, wanted)
         recipe = RecipeRef(name=self._spec.name, digest=self._spec.digest, params=dict(self._params))
         files = () if entry.path is None else (entry.path,)
         async with Trainer(
             self._folder / "trainer", declarations, files, recipe, wanted, [self._file], required=self._required
         ) as trainer:
-            async for fault in self._trained(trainer, rows.train, rows.test):
+            train, test = (rows.train, rows.test) if rows is not None else await _do("load", trainer.rows())
+            async for fault in self._trained(trainer, train, test):
                 yield fault
 
     async def _trained(self, trainer: Trainer, train: Any, test: Any) -> AsyncIterator[RecipeFault]:

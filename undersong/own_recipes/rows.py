@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from undersong.shared.learning.metrics import MEANS, evaluation_layout
+from undersong.shared.learning.metrics import MEANS, evaluation_layout, setting
 from undersong.shared.wire.profiles import RecipeSpec, Task
 from undersong.shared.yaml_texts import dump_document
 
@@ -14,6 +14,7 @@ ROWS: Final = 240
 SIDE: Final = 28
 NAME: Final = "made"
 _WORDS: Final = 6  # of a text
+_CAME: Final = 0.7  # of the rows have the event
 
 
 def made_rows(spec: RecipeSpec, params: Mapping[str, Any], folder: Path) -> Path:
@@ -21,33 +22,39 @@ def made_rows(spec: RecipeSpec, params: Mapping[str, Any], folder: Path) -> Path
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     score = random.normal(size=ROWS)
-    label = _label(evaluation_layout(spec, params), score)
+    layout = evaluation_layout(spec, params)
+    label, survival = _label(layout, score), layout == Task.SURVIVAL
     inputs = spec.inputs or ()
     if "image" in inputs:
         entry = _images(folder, score, label)
     elif "text" in inputs:
         entry = _texts(folder, score, label, random)
     else:
-        entry = _table(folder, score, label, random)
+        entry = _table(folder, score, label, random, setting(spec, params, "event") if survival else None)
     declared = folder / "datasets.yaml"
     declared.write_text(dump_document({"datasets": [{"name": NAME, "label": "label", **entry}]}), encoding="utf-8")
     return declared
 
 
 def _label(layout: str, score: Any) -> Any:
-    if layout == Task.REGRESSION:
+    if layout in (Task.REGRESSION, Task.SURVIVAL):
         return np.round(1000 + 250 * score, 3)
-    classes = 2 if layout == Task.BINARY or layout.startswith(MEANS) else int(layout.partition(":")[2])
+    unknown = layout == Task.NEXT_TOKEN or layout.startswith(MEANS)
+    classes = 2 if layout == Task.BINARY or unknown else int(layout.partition(":")[2])
     return np.argsort(np.argsort(score)) * classes // len(score)
 
 
-def _table(folder: Path, score: Any, label: Any, random: np.random.Generator) -> dict[str, Any]:
+def _table(folder: Path, score: Any, label: Any, random: np.random.Generator, event: str | None) -> dict[str, Any]:
     kind = np.where(score + random.normal(size=ROWS) > 0, "x", "y")
     other = random.normal(50, 10, ROWS)
     lines = [f"{a:.6g},{b:.6g},{c},{d:g}" for a, b, c, d in zip(score, other, kind, label, strict=True)]
     lines[::19] = [line.replace(line.split(",")[1], "", 1) for line in lines[::19]]  # a missing value now and then
-    (folder / "rows.csv").write_text("score,other,kind,label\n" + "\n".join(lines) + "\n")
-    numbers = [{"name": name, "type": "number"} for name in ("score", "other", "label")]
+    names = ["score", "other", "kind", "label"]
+    if event is not None:
+        names.append(event)
+        lines = [f"{line},{came:d}" for line, came in zip(lines, random.random(ROWS) < _CAME, strict=True)]
+    (folder / "rows.csv").write_text(",".join(names) + "\n" + "\n".join(lines) + "\n")
+    numbers = [{"name": name, "type": "number"} for name in names if name != "kind"]
     return {
         "kind": "csv",
         "path": "rows.csv",

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.declaration import DatasetEntry
 from undersong.reference.commands import agent_commands, commands, service_commands
+from undersong.reference.problems import problems
 from undersong.reference.schemas import Pages
 from undersong.reference.tables import plain, sentence, table
 from undersong.services.agent.policy.entries import PolicyFile
@@ -37,7 +38,7 @@ SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
     "helper": HelperSettings,
     "registry": RegistrySettings,
 }
-TRAINING: Final = ("tabular", "image", "series", "trees")
+TRAINING: Final = ("tabular", "image", "series", "text", "trees")
 _CLI: Final = """\
 `undersong COMMAND --help` shows the same, `undersong --install-completion` teaches the shell the commands. A name does
 wherever an id does: `job show heart-disease`, `verify heart-disease:champion`, `model pull heart-disease:3`. A file may
@@ -263,7 +264,7 @@ def _metric(metric: Counter | Gauge | Histogram) -> tuple[str, str, str, str]:
 PAGES: Final[Mapping[str, tuple[Callable[[], str], str]]] = {
     "job": (
         job,
-        "services/coordinator/domain/spec.py, shared/learning/strategies.py, shared/secagg/engines.py and recipes",
+        "services/coordinator/domain/{spec,parts}.py, shared/{learning/strategies,secagg/engines}.py and recipes",
     ),
     "datasets": (datasets, "recipes/declaration.py"),
     "policy": (policy, "services/agent/policy/entries.py"),
@@ -271,6 +272,7 @@ PAGES: Final[Mapping[str, tuple[Callable[[], str], str]]] = {
     "settings": (settings, "shared/web/settings.py and services/*/settings.py"),
     "cli": (cli, "undersong/cli and services/*/__main__.py"),
     "metrics": (metrics, "shared/telemetry/metrics.py"),
+    "problems": (problems, "the subclasses of shared/errors.py and docs/openapi"),
 }
 
 

@@ -7,7 +7,7 @@ run.metrics, run.frame(), run.model
 """
 
 from undersong.simulate.conditions import ConditionsInvalid
-from undersong.simulate.runs import Run
+from undersong.simulate.runs import Run, compare_runs, plot_runs
 from undersong.simulate.simulation import simulate
 
-__all__ = ["ConditionsInvalid", "Run", "simulate"]
+__all__ = ["ConditionsInvalid", "Run", "compare_runs", "plot_runs", "simulate"]

@@ -1,8 +1,8 @@
 """What stays of a simulation on disk after each step, so that it goes on after a kill as if nothing had been.
 
 A folder holds what was asked (`simulation.json`), the newest state (`state.json`, replaced at one moment), the model
-and the strategy's state that it names by their digests, and one line for each round (`rounds.jsonl`), of which the
-state says how many bytes belong to it.
+and the strategy's state that it names by their digests, one line for each round (`rounds.jsonl`), of which the state
+says how many bytes belong to it, and what clients keep between rounds (`clients.sqlite`), where they keep something.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from undersong.services.coordinator.domain.progress import Progress
 from undersong.shared.files import open_lock, write_new
 from undersong.shared.ids import Digest, digest_of
 from undersong.simulate.conditions import ConditionsInvalid
+from undersong.simulate.kept import KEPT, KeptDamaged, KeptTensors
 
 SIMULATION: Final = "simulation.json"
 STATE: Final = "state.json"
@@ -46,7 +47,7 @@ class Folder:
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
         """Make the folder, or open it again; raises `ConditionsInvalid` where it is another's, or one runs there."""
-        self.path = path
+        self.path, self.kept = path, KeptTensors(path / KEPT)
         path.mkdir(parents=True, exist_ok=True)
         self._lock = open_lock(path / LOCK)
         try:
@@ -64,6 +65,7 @@ class Folder:
 
     def close(self) -> None:
         """Let others use the folder."""
+        self.kept.close()
         self._lock.close()
 
     def _claim(self, asked: Mapping[str, Any]) -> None:
@@ -80,15 +82,17 @@ class Folder:
         """Return the newest state, and cut off what was written after it; None where there is none yet."""
         if not (self.path / STATE).exists():
             self._cut(0)
+            self.kept.forget()
             return None
         found = _document(self.path / STATE)
         try:
             return self._checkpoint(found)
-        except (LookupError, TypeError, ValueError, FileNotFoundError):
+        except (LookupError, TypeError, ValueError, FileNotFoundError, KeptDamaged):
             raise self._damaged() from None
 
     def _checkpoint(self, found: Mapping[str, Any]) -> Checkpoint:
         self._cut(found["rounds_bytes"])
+        self.kept.check(found["kept"])
         files = {name: self._read(found[name]) for name in ("model", "strategy")}
         moments = {name: _moment(found[name]) for name in ("created_at", "finished_at")}
         created = moments["created_at"]
@@ -126,6 +130,7 @@ class Folder:
             "state": checkpoint.state,
             "reason": checkpoint.reason,
             "rounds_bytes": self._rounds_bytes,
+            "kept": self.kept.settle(checkpoint.progress.settled),
         }
         self._replace(STATE, json.dumps(document).encode())
         kept = {document["model"], document["strategy"]}
@@ -178,6 +183,18 @@ class Folder:
             os.fsync(file.fileno())
         part.replace(target)
         return target
+
+
+def standing(path: Path) -> str | None:
+    """Return in a sentence how far the simulation of a folder has come; None where none was begun."""
+    if not (path / STATE).is_file():
+        return None
+    found = _document(path / STATE)
+    done = found.get("progress")
+    trained = done.get("trained") if isinstance(done, dict) else None
+    if found.get("finished_at") is not None:
+        return f"the simulation in {path} had ended: this is its result"
+    return f"goes on in {path} after {trained} rounds of training"
 
 
 def _document(path: Path) -> dict[str, Any]:

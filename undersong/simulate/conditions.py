@@ -15,11 +15,18 @@ SITES: Final = "sites"
 """The partition of data that come as one data set for each client already."""
 PARTITIONS: Final = (IID, DIRICHLET, SHARDS, BY)
 POISSON: Final = "poisson"
+LOGNORMAL: Final = "lognormal"
+SHARE: Final = "share"
+ROUND_S: Final = 60.0
+MOST_ROUND_S: Final = 1e6
+MOST_SPREAD: Final = 5.0
+MOST_FACTOR: Final = 1e6
 QUANTISED: Final = "quantised"
 PLAIN: Final = "plain"
 ENGINES: Final = (QUANTISED, PLAIN)
 MOST_CLIENTS: Final = 10**7
 MOST_WORKERS: Final = 256
+RAY: Final = "ray"
 
 
 class ConditionsInvalid(UndersongError):
@@ -51,9 +58,24 @@ class SampleRule:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowRule:
+    """How much longer than an ordinary client a client takes, the same in all rounds.
+
+    lognormal: each exp(`value` z), z drawn from a standard normal distribution. share: a share `value` of the clients
+    takes `factor` times as long.
+    """
+
+    kind: str
+    value: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Conditions:
     """The conditions of a simulation, beside its job and data.
 
+    slow: without it rounds take no simulated time. round_s: the seconds that an ordinary client with an average number
+    of rows takes for a round.
     drop: the probability with which a client that was asked does not answer. seed: without it the job's `cohort.seed`.
     noise_servers: how many servers add noise under `privacy.model: server`; two as deployed, one as with a trusted
     server.
@@ -66,6 +88,8 @@ class Conditions:
     seed: int | None = None
     engine: str = QUANTISED
     noise_servers: int = 2
+    slow: SlowRule | None = None
+    round_s: float = ROUND_S
 
     def document(self) -> dict[str, Any]:
         """Return the conditions as JSON."""
@@ -81,21 +105,29 @@ def conditions_of(
     seed: int | None = None,
     engine: str = QUANTISED,
     noise_servers: int = 2,
+    slow: str | None = None,
+    round_s: float | None = None,
 ) -> Conditions:
     """Return the conditions that these texts and numbers name; raises `ConditionsInvalid` with what to write."""
-    if clients is not None and not 1 <= clients <= MOST_CLIENTS:
+    if clients is not None and not (_is_whole(clients) and 1 <= clients <= MOST_CLIENTS):
         raise ConditionsInvalid(f"{clients} clients cannot be simulated", remedy=f"give 1 to {MOST_CLIENTS}")
     if not 0 <= drop < 1:
         raise ConditionsInvalid(f"drop is {drop:g}, and it is a probability", remedy="give 0 <= drop < 1")
-    if seed is not None and not 0 <= seed < 2**53:
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**53):
         raise ConditionsInvalid(f"seed is {seed}", remedy="give a whole number from 0 to 2**53 - 1")
     if engine not in ENGINES:
         said = f"there is no engine {engine!r} to simulate with{hint(engine, ENGINES)}"
         raise ConditionsInvalid(said, remedy="the engine of the deployed rounds is the job's own field")
     if noise_servers not in (1, 2):
         raise ConditionsInvalid(f"noise of {noise_servers} servers", remedy="give 2 as deployed, or 1 trusted server")
+    if round_s is not None and slow is None:
+        raise ConditionsInvalid("seconds of a round are counted only where clients differ", remedy="give --slow, too")
+    if round_s is not None and not 0 < round_s <= MOST_ROUND_S:
+        raise ConditionsInvalid(f"a round of {round_s:g} seconds", remedy=f"give more than 0, at most {MOST_ROUND_S:g}")
     rule, asked = partition_of(partition), sample_of(sample)
-    return Conditions(clients, rule, asked, drop, seed, engine, noise_servers)
+    slowness = None if slow is None else slow_of(slow)
+    length = ROUND_S if round_s is None else round_s
+    return Conditions(clients, rule, asked, drop, seed, engine, noise_servers, slowness, length)
 
 
 def partition_of(text: str) -> PartitionRule:
@@ -143,17 +175,50 @@ def sample_of(value: str | float | None) -> SampleRule:
     return SampleRule(share, bool(colon))
 
 
-def workers_of(value: str | int, cores: int) -> int:
-    """Return how many worker processes are meant; `auto` is one for each core. Raises `ConditionsInvalid`."""
+def slow_of(text: str) -> SlowRule:
+    """Return the rule of how slow clients are; raises `ConditionsInvalid`."""
+    remedy = "write lognormal:1 (the spread), or 0.1:10 (a tenth of the clients takes ten times as long)"
+    kind, _, value = text.strip().rpartition(":")
+    number, share = _number(value), _number(kind)
+    if kind == LOGNORMAL:
+        if number is None or not 0 <= number <= MOST_SPREAD:
+            raise ConditionsInvalid(f"slow {text!r} needs a spread from 0 to {MOST_SPREAD:g}", remedy=remedy)
+        return SlowRule(LOGNORMAL, number)
+    if share is None:
+        raise ConditionsInvalid(f"slow {text!r} is no way to be slow{hint(kind, [LOGNORMAL])}", remedy=remedy)
+    if not 0 < share < 1 or number is None or not 1 <= number <= MOST_FACTOR:
+        said = f"slow {text!r} needs a share between 0 and 1 and a factor from 1 to {MOST_FACTOR:g}"
+        raise ConditionsInvalid(said, remedy=remedy)
+    return SlowRule(SHARE, share, number)
+
+
+@dataclass(frozen=True, slots=True)
+class RayAddress:
+    """Where chunks run as tasks of Ray: at an address, or for an empty one on this machine."""
+
+    text: str = ""
+
+
+def workers_of(value: str | int, cores: int) -> int | RayAddress:
+    """Return how many worker processes are meant, `auto` for one on each core, or which Ray; raises
+    `ConditionsInvalid`.
+    """
+    kind, _, address = str(value).partition(":")
+    if kind == RAY:
+        return RayAddress(address)
     if value == "auto":
         return max(1, cores)
     number = _number(str(value))
     if number is None or number != int(number) or not 0 <= number <= MOST_WORKERS:
         raise ConditionsInvalid(
-            f"{value!r} is no number of workers{hint(str(value), ['auto'])}",
-            remedy=f"give auto, a number up to {MOST_WORKERS}, or 0 to work in this process",
+            f"{value!r} is no number of workers{hint(str(value), ['auto', RAY])}",
+            remedy=f"give auto, a number up to {MOST_WORKERS}, 0 to work in this process, ray or ray:ADDRESS",
         )
     return int(number)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(text: str) -> float | None:

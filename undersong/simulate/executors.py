@@ -1,4 +1,5 @@
-"""Where chunks are done: in this process, or in worker processes of this machine. One seam, `Executor`.
+"""Where chunks are done: in this process, or in worker processes of this machine. One seam, `Executor`, which
+`undersong.simulate.ray_tasks` has, too.
 
 A worker is a process of its own (`python -m undersong.simulate.worker`), not a fork: it maps the rows, keeps one model,
 has one thread, and is told each chunk in a line of JSON. Vectors travel as files that are deleted once read, never as
@@ -26,11 +27,11 @@ from undersong.errors import UndersongError
 from undersong.recipes.protocol import Recipe
 from undersong.shared.errors import Refusal
 from undersong.shared.wire.manifest import RoundManifest
-from undersong.simulate.clients import Chunk, ChunkSum, ClientFault, ClientWork
+from undersong.simulate.clients import Chunk, ChunkSum, ClientFault, ClientWork, Keeper
 from undersong.simulate.rows import ClientRows
 
 ROWS: Final = "rows"
-_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _END_S: Final = 5.0
 
 
@@ -50,8 +51,8 @@ class Executor(Protocol):
 class Inline:
     """Does chunks in this process."""
 
-    def __init__(self, rows: ClientRows, recipe: Recipe, engine: str, seed: int) -> None:
-        self._work = ClientWork(rows, recipe, engine, seed)
+    def __init__(self, rows: ClientRows, recipe: Recipe, engine: str, seed: int, kept: Keeper) -> None:
+        self._work = ClientWork(rows, recipe, engine, seed, kept)
 
     def prepare(self, manifest: RoundManifest, model: bytes | None) -> None:
         """Begin a round."""
@@ -72,9 +73,10 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What a worker is told at its start: the folder of rows and vectors, and which recipe it runs."""
+    """What a worker is told at its start: the folder of rows and vectors, which recipe it runs, what clients keep."""
 
     scratch: str
+    kept: str
     recipe: str
     own: tuple[str, ...]
     engine: str
@@ -140,7 +142,7 @@ class _Worker:
     """One worker process, asked one chunk at a time."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
+        environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
         command = [sys.executable, "-m", "undersong.simulate.worker", json.dumps(asdict(setup))]
         self._scratch = Path(setup.scratch)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -186,6 +188,8 @@ class _Worker:
 
 def fault_of(error: Exception) -> str:
     """Return what a recipe's exception says."""
+    if isinstance(error, UndersongError):
+        return error.message
     return error.detail if isinstance(error, Refusal) else f"the recipe failed: {type(error).__name__}: {error}"
 
 

@@ -62,6 +62,38 @@ def split_rows(rule: PartitionRule, labels: npt.NDArray[np.float64], clients: in
     raise ValueError(f"partition {rule.kind} is not one of rows alone")
 
 
+def owners_by_value(
+    values: npt.NDArray[np.float64], split: Split, others: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Return the client of each of these other rows, by the value that its own rows have; -1 where no client has it."""
+    known = values[split.rows[split.offsets[:-1]]]  # ascending, a missing value last
+    place = np.minimum(np.searchsorted(known, others), known.size - 1)
+    same = (known[place] == others) | (np.isnan(known[place]) & np.isnan(others))
+    return np.where(same, place, -1)
+
+
+def owners_by_label(
+    labels: npt.NDArray[np.float64], split: Split, others: npt.NDArray[np.float64], seed: int
+) -> npt.NDArray[np.int64]:
+    """Return a client for each of these other rows: that of a row with the same label, drawn at random.
+
+    So a client is tested on labels in about the shares that it trains on. A label that no row has counts as the nearest
+    one.
+    """
+    if not split.rows.size:
+        return np.full(others.size, -1, np.int64)
+    client = np.empty(labels.size, np.int64)
+    client[split.rows] = np.repeat(np.arange(split.clients), split.sizes)
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    below = np.clip(np.searchsorted(ordered, others) - 1, 0, labels.size - 1)
+    above = np.clip(below + 1, 0, labels.size - 1)
+    nearest = np.where(np.abs(ordered[above] - others) <= np.abs(ordered[below] - others), above, below)
+    first, end = (np.searchsorted(ordered, ordered[nearest], side) for side in ("left", "right"))
+    drawn = np.random.default_rng([_DOMAIN, 1, seed]).random(others.size)
+    return client[order[first + (drawn * (end - first)).astype(np.int64)]]
+
+
 def split_by_value(values: npt.NDArray[np.float64], names: dict[float, str]) -> Split:
     """Make one client for each value of a column; NaN is a value of its own, `(missing)`."""
     found, place = np.unique(values, return_inverse=True, equal_nan=True)

@@ -12,13 +12,14 @@ from undersong.services.coordinator.domain.cohort import CohortRule
 from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.services.coordinator.domain.manifests import train_encoding
+from undersong.services.coordinator.domain.parts import PrivacyPart
 from undersong.services.coordinator.domain.privacy import adaptive_rule
 from undersong.services.coordinator.domain.sites import TOLD, SiteFacts
-from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
+from undersong.services.coordinator.domain.spec import JobSpec
 from undersong.services.coordinator.domain.validation import Resolved, ValidJob, World, judge
 from undersong.shared.errors import Refusal
 from undersong.shared.ids import FederationId, JobId, ModelId, SiteId
-from undersong.shared.learning.strategies import strategy_named
+from undersong.shared.learning.strategies import STRATEGIES, strategy_named
 from undersong.shared.privacy.accounting import epsilon_of, noise_until
 from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.wire.privacy import PoissonGaussianEvent, PrivacyModel, PrivacyTerms, PrivacyUnit
@@ -36,6 +37,13 @@ def prepared(document: Mapping[str, Any], conditions: Conditions) -> dict[str, A
     """Return the job document as it is simulated; raises `ConditionsInvalid` for one that cannot be."""
     if document.get("kind", "train") != "train":
         raise ConditionsInvalid("only jobs that train can be simulated", remedy="simulate one of kind train")
+    strategy = document.get("strategy")
+    named = STRATEGIES.get(str(strategy.get("name"))) if isinstance(strategy, Mapping) else None
+    if named is not None and named.buffered:
+        raise ConditionsInvalid(
+            f"{named.name} lets sites train ahead of rounds, and simulated clients train within them",
+            remedy="simulate fedavg, or run the job on agents",
+        )
     made = {key: value for key, value in document.items() if key != "federation"}
     made["federation_id"] = FEDERATION
     if isinstance(model := made.get("model"), Mapping) and model.get("version_id") is not None:
@@ -97,10 +105,10 @@ def rule_of(job: Job) -> CohortRule:
 def _check(spec: JobSpec, resolved: Resolved, clients: Population, conditions: Conditions) -> None:
     """Check what depends on all clients, and not on those that a job is judged against; raises a Refusal."""
     terms, asked = resolved.privacy, spec.cohort
-    if asked.enough is not None:
+    if asked.enough is not None and conditions.slow is None:
         raise ConditionsInvalid(
-            "which clients are slow is not simulated, so no round ends before all have answered",
-            remedy="leave cohort.enough out, and give --drop",
+            "no client is slower than another, so none is the first whose answers are enough",
+            remedy="give --slow, such as lognormal:1, or leave cohort.enough out",
         )
     if resolved.group is not None:
         raise ConditionsInvalid("metrics by group are not simulated", remedy="leave evaluation.by out")

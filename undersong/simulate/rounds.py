@@ -19,22 +19,27 @@ from undersong.shared.learning.metrics import curves_of, metrics_of
 from undersong.shared.learning.steps import next_model
 from undersong.shared.learning.strategies import combined, robust_rule
 from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.compression import Compressor, sent_length
 from undersong.shared.secagg.payload import opened_sums
 from undersong.shared.secagg.quantise import Decoded
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.simulate.checkpoints import Checkpoint, Folder
-from undersong.simulate.clients import Chunk, ChunkSum, ClientFault, chunks_of
+from undersong.simulate.clients import NO_CLIENT, Chunk, ChunkSum, ClientFault, chunks_of
 from undersong.simulate.conditions import PLAIN, Conditions, SampleRule
 from undersong.simulate.executors import Executor
 from undersong.simulate.opening import Mean, opened_mean
 from undersong.simulate.planning import rule_of
 from undersong.simulate.rows import ClientRows
-from undersong.simulate.sampling import answering, cohort_of
+from undersong.simulate.sampling import Clients, answering, cohort_of, slowness_of, timed
 
 MOST_FAULTS: Final = 20
 TEST_ROWS: Final = 5000
 """Test rows of one chunk."""
-_DEADLINE_S: Final = 3600.0
+DEADLINE_S: Final = 600.0
+"""Of a job that sets none, as by a coordinator's settings."""
+SIMULATED: Final = "simulated"
+"""The part of a round that real ones have not: how long it took and the time since the first began, in seconds, and how
+many answers came too late."""
 Report = Callable[[float], None]
 
 
@@ -74,6 +79,11 @@ class Course:
         self._strategy: bytes | None = None
         self.job = job
         self._resume(folder.load())
+        self._slowness = None
+        self._clock_s = 0.0
+        if conditions.slow is not None:
+            self._slowness = slowness_of(conditions.slow, rows.population.count, rule_of(job).seed)
+            self._clock_s = max((each[SIMULATED]["at_s"] for each in folder.rounds()), default=0.0)
 
     @property
     def spec(self) -> JobSpec:
@@ -141,12 +151,15 @@ class Course:
         ids = tuple(sorted(clients.id_of(client) for client in (cohort.tolist() or [0])))
         round_id = RoundId(f"rnd_simulated_{self.job.progress.settled}_{step.attempt}")
         try:
-            manifest = manifest_for(self.job, step, Settled(round_id, ids, 0, _DEADLINE_S))
+            manifest = manifest_for(self.job, step, Settled(round_id, ids, 0, self._deadline_s))
         except Refusal as refusal:
             raise UndersongError(f"round {step.task}: {refusal.detail}", remedy="correct the job file") from None
         asked = cohort.size and step.kind is not RoundKind.EVALUATE
         told = _told(manifest, step, began) | {"cohort": list(ids) if asked else []}
         tossed = self._conditions.sample.tossed
+        if self._slowness is not None:
+            remain, took = self._in_time(step, manifest, cohort, remain)
+            told |= {SIMULATED: took}
         sums = Sums()
         if tossed or remain.size >= manifest.min_cohort:
             sums = self._sums(manifest, remain.tolist())
@@ -182,12 +195,36 @@ class Course:
         """Return the probability of a dropout; the first model and the evaluation depend on no client."""
         return self._conditions.drop if step.kind in (RoundKind.TRAIN, RoundKind.STATISTICS) else 0.0
 
+    @property
+    def _deadline_s(self) -> float:
+        return self.spec.deadlines.round_s or DEADLINE_S
+
+    def _in_time(
+        self, step: Step, manifest: RoundManifest, cohort: Clients, remain: Clients
+    ) -> tuple[Clients, dict[str, float]]:
+        """Return the clients whose answers the round takes, and how its time is told.
+
+        A round waits for all that it asked, or for those that are enough, at most until its deadline. Clients without
+        rows say at once that they cannot train: no round waits for them, nor are they among those that are enough. The
+        first model and an evaluation take no time.
+        """
+        late, took_s = 0, 0.0
+        if self._slowness is not None and cohort.size and step.kind in (RoundKind.TRAIN, RoundKind.STATISTICS):
+            sizes = self._rows.split.sizes
+            bare = remain[(sizes[remain] == 0) & sizes.any() & (step.kind is RoundKind.TRAIN)]
+            able = np.setdiff1d(remain, bare)
+            share = sizes[able] / float(sizes.mean()) if sizes.any() else 1.0
+            each_s = self._conditions.round_s * self._slowness[able] * share
+            found = timed(able, each_s, min(manifest.target, cohort.size - bare.size), self._deadline_s)
+            remain, took_s, late = np.union1d(found.takes, bare), found.seconds, found.late
+        self._clock_s += took_s
+        return remain, {"took_s": took_s, "at_s": self._clock_s, "late": late}
+
     def _sums(self, manifest: RoundManifest, clients: list[int]) -> Sums:
         compares = manifest.kind is RoundKind.TRAIN and robust_rule(manifest.strategy.name) is not None
         chunks = [Chunk((client,)) for client in clients] if compares else chunks_of(clients)
         if manifest.kind is RoundKind.EVALUATE:
-            count = int(self._rows.data.test.size)
-            chunks = [Chunk(start=at, stop=min(count, at + TEST_ROWS)) for at in range(0, count, TEST_ROWS)]
+            chunks = self._tests(manifest)
         sums, done = Sums(), self.job.progress.trained
         self._executor.prepare(manifest, self._model if manifest.model is not None else None)
         for place, answer in enumerate(self._executor.run(chunks)):
@@ -195,6 +232,25 @@ class Course:
             if manifest.kind is RoundKind.TRAIN:
                 self._report((done + (place + 1) / len(chunks)) / self.spec.rounds)
         return sums
+
+    def _tests(self, manifest: RoundManifest) -> list[Chunk]:
+        """Return the parts of an evaluation: test rows together, but those of each client that keeps tensors alone."""
+        count, holders = int(self._rows.data.test.size), self._folder.kept.clients(manifest.number)
+        if not holders or not count:
+            return [Chunk(start=at, stop=min(count, at + TEST_ROWS)) for at in range(0, count, TEST_ROWS)]
+        owners = self._rows.owners(rule_of(self.job).seed)
+        order = np.argsort(owners, kind="stable")
+        first, end = (np.searchsorted(owners[order], holders, side) for side in ("left", "right"))
+        own = {
+            client: tuple(order[start:stop].tolist())
+            for client, start, stop in zip(holders, first.tolist(), end.tolist(), strict=True)
+            if stop > start
+        }
+        parts = chunks_of(list(own))
+        chunks = [replace(part, tests=tuple(own[client] for client in part.clients)) for part in parts]
+        rest = np.flatnonzero(~np.isin(owners, holders)).tolist()
+        together = [tuple(rest[at : at + TEST_ROWS]) for at in range(0, len(rest), TEST_ROWS)]
+        return chunks + [Chunk(clients=(NO_CLIENT,), tests=(places,)) for places in together]
 
     def _outcome(self, manifest: RoundManifest, sums: Sums) -> tuple[RoundOutcome, dict[str, Any]]:
         if manifest.kind is RoundKind.TRAIN:
@@ -216,18 +272,19 @@ class Course:
         if self._model is None:
             raise ValueError("a round of training without a model")
         base = load(self._model)
-        asked = Mean(
-            manifest, self._conditions, base.schema.length, self._rows.population.count, rule_of(self.job).seed
-        )
+        compressor = Compressor.of(manifest, base.schema.parameters, base.schema.length)
+        sent = sent_length(manifest.compression, base.schema.parameters, base.schema.length)
+        asked = Mean(manifest, self._conditions, sent, self._rows.population.count, rule_of(self.job).seed)
         try:
             opened = _opened(asked, sums)
+            mean = compressor.expand(opened.mean)
             if sums.singles:
-                updates = np.stack([_opened(asked, one).mean for one in sums.singles])
-                opened = replace(opened, mean=combined(manifest.strategy.name, updates, manifest.strategy.params))
+                updates = np.stack([compressor.expand(_opened(asked, one).mean) for one in sums.singles])
+                mean = combined(manifest.strategy.name, updates, manifest.strategy.params)
             made = next_model(
                 base,
                 self._strategy,
-                opened.mean,
+                mean,
                 strategy=manifest.strategy.name,
                 params=manifest.strategy.params,
                 metadata={"round": manifest.round_id},

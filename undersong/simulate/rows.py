@@ -1,7 +1,7 @@
 """The rows of a simulation and whose they are: as one data set in memory, or mapped from files by its workers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,15 @@ from undersong.recipes.protocol import Column, Dataset
 from undersong.recipes.reference import pool
 from undersong.shared.wire.profiles import DatasetSchema
 from undersong.simulate.conditions import BY, SITES, Conditions, ConditionsInvalid, PartitionRule
-from undersong.simulate.partitions import Rows, Split, no_rows, split_by_value, split_rows
+from undersong.simulate.partitions import (
+    Rows,
+    Split,
+    no_rows,
+    owners_by_label,
+    owners_by_value,
+    split_by_value,
+    split_rows,
+)
 from undersong.simulate.sampling import Population
 
 _ARRAYS: Final = ("features", "label", "train", "test")
@@ -26,11 +34,13 @@ class ClientRows:
     """A data set whose training rows are dealt to clients; its test rows are everybody's, and evaluate the model.
 
     `split` numbers the rows of `data.train`. `held_out` are the test rows of each client where it brought its own.
+    `tested` is the client of each test row, int64[tests], -1 for none, where the partition says which it is.
     """
 
     data: Dataset
     split: Split
     held_out: tuple[int, ...] = ()
+    tested: Rows | None = None
 
     @cached_property
     def population(self) -> Population:
@@ -48,31 +58,42 @@ class ClientRows:
         place = (client, self.split.clients)
         return replace(_chosen(self.data, rows, np.arange(rows.size), _NO_ROWS), client=place)
 
-    def tests(self, start: int, stop: int) -> Dataset:
-        """Return a part of the test rows."""
-        rows = self.data.test[start:stop]
+    def tests(self, places: Sequence[int]) -> Dataset:
+        """Return the test rows at these places among them; a range is not copied."""
+        at = slice(places.start, places.stop) if isinstance(places, range) else list(places)
+        rows = self.data.test[at]
         return _chosen(self.data, rows, _NO_ROWS, np.arange(rows.size))
 
-    def save(self, folder: Path) -> None:
-        """Write everything as files that workers map."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def owners(self, seed: int) -> Rows:
+        """Return the client on whose own model each test row is tried, int64[tests]; -1 for none.
+
+        That is the client that trains on the row or has its value; else one that trains on rows of its label.
+        """
+        if self.tested is not None:
+            return self.tested
+        data = self.data
+        owners = owners_by_label(data.label[data.train], self.split, data.label[data.test], seed)
+        if np.intersect1d(data.train, data.test).size:  # a job that evaluates all rows
+            trains = np.full(len(data.label), -1, np.int64)
+            trains[data.train[self.split.rows]] = np.repeat(np.arange(self.split.clients), self.split.sizes)
+            owners = np.where(trains[data.test] >= 0, trains[data.test], owners)
+        return owners
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """Return everything that clients' work needs as values of JSON and arrays."""
         arrays = {name: getattr(self.data, name) for name in _ARRAYS}
         arrays |= {"rows": self.split.rows, "offsets": self.split.offsets}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", storable(array), allow_pickle=False)
         facts = {
             "name": self.data.name,
             "label_name": self.data.label_name,
             "columns": [column.model_dump(mode="json", exclude_none=True) for column in self.data.columns],
             "names": list(self.split.names),
         }
-        (folder / "facts.json").write_text(json.dumps(facts))
+        return facts, {name: storable(array) for name, array in arrays.items()}
 
     @classmethod
-    def open(cls, folder: Path) -> "ClientRows":
-        """Map what `save` wrote."""
-        facts = json.loads((folder / "facts.json").read_text())
-        arrays = {name: _mapped(folder / f"{name}.npy") for name in (*_ARRAYS, "rows", "offsets")}
+    def of_parts(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> "ClientRows":
+        """Return the rows that `parts` took apart."""
         data = Dataset(
             name=facts["name"],
             columns=tuple(Column.model_validate(column) for column in facts["columns"]),
@@ -80,6 +101,20 @@ class ClientRows:
             **{name: arrays[name] for name in _ARRAYS},
         )
         return cls(data, Split(arrays["rows"], arrays["offsets"], tuple(facts["names"])))
+
+    def save(self, folder: Path) -> None:
+        """Write everything as files that workers map."""
+        folder.mkdir(parents=True, exist_ok=True)
+        facts, arrays = self.parts()
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+    @classmethod
+    def open(cls, folder: Path) -> "ClientRows":
+        """Map what `save` wrote."""
+        facts = json.loads((folder / "facts.json").read_text())
+        return cls.of_parts(facts, {name: _mapped(folder / f"{name}.npy") for name in (*_ARRAYS, "rows", "offsets")})
 
 
 def deal(data: Dataset, conditions: Conditions, seed: int, column: npt.NDArray[np.float64] | None = None) -> ClientRows:
@@ -89,11 +124,12 @@ def deal(data: Dataset, conditions: Conditions, seed: int, column: npt.NDArray[n
     """
     rule, clients = conditions.partition, conditions.clients
     if rule.kind == BY:
-        split = split_by_value(*_values(data, rule, column))
+        values, names = _values(data, rule, column)
+        split = split_by_value(values[data.train], names)
         if clients not in (None, split.clients):
             said = f"column {rule.column} has {split.clients} values, and {clients} clients are asked for"
             raise ConditionsInvalid(said, remedy="leave --clients out: each value is a client")
-        return ClientRows(data, split)
+        return ClientRows(data, split, tested=owners_by_value(values[data.train], split, values[data.test]))
     if clients is None:
         raise ConditionsInvalid("how many clients is not said", remedy="give --clients, such as --clients 100")
     if not data.features.shape[0]:
@@ -111,7 +147,9 @@ def of_sites(sites: Mapping[str, Dataset], conditions: Conditions) -> ClientRows
     sizes = [each.train.size for each in named.values()]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     split = Split(np.arange(offsets[-1]), offsets, tuple(named))
-    return ClientRows(pool(list(named.values())), split, tuple(each.test.size for each in named.values()))
+    held_out = [each.test.size for each in named.values()]
+    tested = np.repeat(np.arange(len(named)), held_out)
+    return ClientRows(pool(list(named.values())), split, tuple(held_out), tested)
 
 
 def schema_of(data: Dataset) -> DatasetSchema:
@@ -130,10 +168,10 @@ def _values(
     data: Dataset, rule: PartitionRule, column: npt.NDArray[np.float64] | None
 ) -> tuple[npt.NDArray[np.float64], dict[float, str]]:
     if column is not None:
-        return column[data.train], {}
+        return column, {}
     names = [each.name for each in data.columns]
     if rule.column == data.label_name:
-        return data.label[data.train], {}
+        return data.label, {}
     if rule.column not in names or data.features.ndim != 2:
         from undersong.shared.names import hint
 
@@ -141,7 +179,7 @@ def _values(
         raise ConditionsInvalid(said, remedy="name a column of numbers or categories that its declaration has")
     place = names.index(rule.column)
     texts = data.columns[place].categories or ()
-    return data.features[data.train, place], {float(at): text for at, text in enumerate(texts)}
+    return data.features[:, place], {float(at): text for at, text in enumerate(texts)}
 
 
 def _chosen(data: Dataset, rows: Rows, train: Rows, test: Rows) -> Dataset:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from undersong.services.coordinator.domain.cohort import CohortRule, choose
 from undersong.services.coordinator.domain.progress import Step
 from undersong.shared.ids import SiteId
-from undersong.simulate.conditions import SampleRule
+from undersong.simulate.conditions import LOGNORMAL, SampleRule, SlowRule
 
 Clients = npt.NDArray[np.int64]
 MOST_RANKED: Final = 10_000
@@ -65,6 +66,38 @@ def answering(cohort: Clients, drop: float, seed: int, step: Step) -> npt.NDArra
     if not drop:
         return np.ones(cohort.size, bool)
     return generator("drop", seed, step.draw).random(cohort.size) >= drop
+
+
+def slowness_of(rule: SlowRule, clients: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return how many times as long as an ordinary client each client takes, float64[clients]."""
+    random = generator("slow", seed, "")
+    if rule.kind == LOGNORMAL:
+        return np.exp(rule.value * random.standard_normal(clients))
+    times = np.ones(clients)
+    times[random.permutation(clients)[: round(rule.value * clients)]] = rule.factor
+    return times
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Which clients' answers a round takes, how long it lasts, and how many others came too late."""
+
+    takes: Clients
+    seconds: float
+    late: int
+
+
+def timed(clients: Clients, took_s: npt.NDArray[np.float64], target: int, deadline_s: float) -> Timed:
+    """Return what comes of a round that ends when `target` clients have answered, or at its deadline.
+
+    clients: those that answer at some time, in ascending order; took_s: after how many seconds each does.
+    """
+    order = np.argsort(took_s, kind="stable")
+    order = order[took_s[order] <= deadline_s]
+    enough = order.size >= target
+    order = order[:target]
+    seconds = float(took_s[order[-1]]) if enough and order.size else deadline_s
+    return Timed(clients[np.sort(order)], seconds, int(clients.size - order.size))
 
 
 def generator(purpose: str, seed: int, draw: str) -> np.random.Generator:

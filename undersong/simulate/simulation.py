@@ -16,8 +16,9 @@ from undersong.recipes.protocol import Recipe, RecipeError
 from undersong.services.coordinator.domain.jobs import Job
 from undersong.shared.ids import digest_of
 from undersong.simulate.checkpoints import Folder
-from undersong.simulate.conditions import Conditions, conditions_of, workers_of
+from undersong.simulate.conditions import Conditions, RayAddress, conditions_of, workers_of
 from undersong.simulate.executors import Executor, Inline, Pool, WorkerSetup
+from undersong.simulate.kept import KEPT
 from undersong.simulate.loading import Data, load_rows
 from undersong.simulate.planning import plan_job, prepared, rule_of
 from undersong.simulate.rounds import Course, Report
@@ -38,6 +39,8 @@ def simulate(
     seed: int | None = None,
     engine: str = "quantised",
     noise_servers: int = 2,
+    slow: str | None = None,
+    round_s: float | None = None,
     workers: str | int = "auto",
     out: str | Path | None = None,
     recipes: Sequence[str | Path] = (),
@@ -49,9 +52,12 @@ def simulate(
     left out where the data say it. partition: ``iid``, ``dirichlet:A``, ``shards:K`` or ``by:COLUMN``. sample: the
     share of clients that a round asks, or ``poisson:Q`` to toss for each; without it the job's own. drop: the
     probability that a client that was asked does not answer. seed: without it the job's ``cohort.seed``. engine:
-    ``quantised`` as deployed, or ``plain`` floats. noise_servers: 2 as deployed, 1 as a trusted server. workers:
-    processes, ``auto`` for one on each core, 0 to work in this one. out: the folder of results and checkpoints; a
-    temporary one without it. recipes: files of own recipes. report: gets the share that is done, 0..1.
+    ``quantised`` as deployed, or ``plain`` floats. noise_servers: 2 as deployed, 1 as a trusted server. slow:
+    ``lognormal:S`` or ``SHARE:FACTOR``; clients that are not in time for the job's deadline, or for its
+    ``cohort.enough``, are left out. round_s: seconds that an ordinary client takes for a round, 60 without it.
+    workers: processes, ``auto`` for one on each core, 0 to work in this one; ``ray`` or ``ray:ADDRESS`` for tasks of
+    Ray. out: the folder of results and checkpoints; a temporary one without it. recipes: files of own recipes.
+    report: gets the share that is done, 0..1.
 
     Raises `ConditionsInvalid`, and `UndersongError` where a recipe fails or the model diverges.
     """
@@ -63,11 +69,15 @@ def simulate(
         seed=seed,
         engine=engine,
         noise_servers=noise_servers,
+        slow=slow,
+        round_s=round_s,
     )
     own = [Path(path) for path in recipes]
     known = _recipes(own)
     document = prepared(job, conditions)
-    loaded = load_rows(data, document, [recipe.spec for recipe in known], conditions, _seed(document))
+    asked_for = document.get("recipe") or {}
+    own_load = next((getattr(r, "load_columns", None) for r in known if r.spec.name == asked_for.get("name")), None)
+    loaded = load_rows(data, document, [recipe.spec for recipe in known], conditions, _seed(document), own_load)
     rows = loaded.rows
     specs = [recipe.spec for recipe in known]
     planned = plan_job(document, loaded.schema, specs, rows.population, rows.told, conditions)
@@ -91,7 +101,7 @@ class _Place:
     folder: Folder
     recipe: Recipe
     own: Sequence[Path]
-    workers: int
+    workers: int | RayAddress
 
 
 def _run(planned: Job, rows: ClientRows, conditions: Conditions, place: _Place, report: Report) -> Run:
@@ -108,10 +118,16 @@ def _run(planned: Job, rows: ClientRows, conditions: Conditions, place: _Place, 
 
 def _executor(rows: ClientRows, place: _Place, conditions: Conditions, seed: int) -> Executor:
     if not place.workers:
-        return Inline(rows, place.recipe, conditions.engine, seed)
+        return Inline(rows, place.recipe, conditions.engine, seed, place.folder.kept)
     paths = tuple(str(path.resolve()) for path in place.own)
     scratch, name = str(place.folder.path / WORK), place.recipe.spec.name
-    return Pool(rows, WorkerSetup(scratch, name, paths, conditions.engine, seed), place.workers)
+    if isinstance(place.workers, RayAddress):
+        from undersong.simulate.ray_tasks import RayTasks, TaskSetup
+
+        setup = TaskSetup(name, paths, conditions.engine, seed)
+        return RayTasks(rows, setup, place.folder.kept, place.workers.text)
+    kept = str(place.folder.path / KEPT)
+    return Pool(rows, WorkerSetup(scratch, kept, name, paths, conditions.engine, seed), place.workers)
 
 
 def _recipes(own: Sequence[Path]) -> list[Recipe]:

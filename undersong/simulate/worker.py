@@ -16,6 +16,7 @@ from undersong.recipes.catalogue import load_recipe
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.simulate.clients import Chunk, ChunkSum, ClientWork
 from undersong.simulate.executors import ROWS, WorkerSetup, fault_of
+from undersong.simulate.kept import KeptTensors
 from undersong.simulate.rows import ClientRows
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -33,11 +34,13 @@ def main() -> None:
         try:
             if work is None:
                 recipe = load_recipe(setup.recipe, [Path(path) for path in setup.own])
-                work = ClientWork(ClientRows.open(scratch / ROWS), recipe, setup.engine, setup.seed)
+                rows, kept = ClientRows.open(scratch / ROWS), KeptTensors(Path(setup.kept))
+                work = ClientWork(rows, recipe, setup.engine, setup.seed, kept)
             if chunk["round"] != prepared:
                 prepared = chunk["round"]
                 _prepare(work, scratch, prepared)
-            made = work.run(Chunk(tuple(chunk["clients"]), chunk["start"], chunk["stop"]))
+            tests = tuple(map(tuple, chunk["tests"]))
+            made = work.run(Chunk(tuple(chunk["clients"]), chunk["start"], chunk["stop"], tests))
             facts = _told(made, scratch / f"{chunk['number']}.bin")
         except Exception as error:  # noqa: BLE001 (a recipe may raise anything; the parent tells it)
             facts = {"error": fault_of(error)}

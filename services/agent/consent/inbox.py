@@ -28,7 +28,7 @@ from undersong.services.agent.policy.owners import OwnerMark, Reached
 from undersong.services.agent.repository.store import Store
 from undersong.services.agent.settings import AgentSettings, ConfigError, OwnerSettings
 from undersong.shared.identity.owner import OwnerKey
-from undersong.shared.wire.manifest import RoundManifest
+from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.profiles import MOST_CONSENTS, ConsentNote
 
 ENDED: Final = "ended"
@@ -84,14 +84,18 @@ class Inbox:
         if found.state in REFUSED:
             raise TaskFailure(CONSENT_DENIED, "this site's owner does not consent to this job, or does no longer")
         again = found.state in GIVEN | {ConsentState.USED_UP} and self._ran(digest, place) is not None
-        room = found.state in GIVEN and request.has_room(manifest.kind, self._ran_by_kind(digest), found.runs_left or 0)
+        ahead = manifest.kind is RoundKind.PREPARE  # the round that collects is the one that counts
+        kind = RoundKind.TRAIN if ahead else manifest.kind
+        room = found.state in GIVEN and request.has_room(kind, self._ran_by_kind(digest), found.runs_left or 0)
+        if ahead and room:
+            return
         if again or room:
             self._run(digest, place)
             return
         log.info("consent.waiting", job_id=request.job_id, request=digest, state=found.state.value)
         why = _OVER.get(found.state, "")
         if found.state in GIVEN:
-            why = f"; all rounds of kind {manifest.kind} that were approved are used up, the others are for noisy ones"
+            why = f"; all rounds of kind {kind} that were approved are used up, the others are for noisy ones"
         raise TaskFailure(CONSENT_WAITING, f"this job waits for the consent of the site's owner{why}")
 
     def notes(self, policy: Policy) -> tuple[ConsentNote, ...]:

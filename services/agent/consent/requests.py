@@ -102,9 +102,10 @@ def request_of(manifest: RoundManifest) -> ConsentRequest | None:
     job = manifest.request
     if job is None:
         raise _misfit("the manifest does not say what the job is for")
-    planned = next((each for each in job.planned if each.kind is manifest.kind), None)
+    kind = RoundKind.TRAIN if manifest.kind is RoundKind.PREPARE else manifest.kind
+    planned = next((each for each in job.planned if each.kind is kind), None)
     if planned is None:
-        raise _misfit(f"no round of kind {manifest.kind} is planned")
+        raise _misfit(f"no round of kind {kind} is planned")
     if planned.privacy != manifest.privacy:
         raise _misfit("the round has other privacy terms than planned")
     clip = manifest.encoding.clip_norm if manifest.encoding is not None else None

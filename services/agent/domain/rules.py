@@ -231,7 +231,7 @@ def _data(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reas
 
 def _protection(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> list[Reason]:
     found: list[Reason] = []
-    kind = str(manifest.kind.value)
+    kind = str(_charged_as(manifest.kind).value)
     if policy.kinds.isdisjoint(allowing := _allowing(manifest, site)):
         line = _line("kinds", min(allowing))
         found.append(Reason("policy-kind", f"rounds of kind {min(allowing)} are not allowed here{line}"))
@@ -247,6 +247,11 @@ def _protection(policy: Policy, manifest: RoundManifest, site: SiteFacts) -> lis
     return found
 
 
+def _charged_as(kind: RoundKind) -> RoundKind:
+    """Return the kind that owners know: an order to train ahead of a round is training."""
+    return RoundKind.TRAIN if kind is RoundKind.PREPARE else kind
+
+
 def _grows(manifest: RoundManifest, site: SiteFacts) -> bool:
     """Return whether the round's sums are those that a model grows by: they are training in other words."""
     return manifest.kind is RoundKind.STATISTICS and manifest.recipe.name in site.growing
@@ -256,7 +261,7 @@ def _allowing(manifest: RoundManifest, site: SiteFacts) -> frozenset[str]:
     """Return the kinds of a policy that allow this round; `standardise` is the statistics round of a training job."""
     if _grows(manifest, site):
         return frozenset({str(RoundKind.TRAIN)})
-    kind = str(manifest.kind.value)
+    kind = str(_charged_as(manifest.kind).value)
     training = kind == RoundKind.STATISTICS and manifest.recipe.name != STATISTICS
     return frozenset({kind, STANDARDISE} if training else {kind})
 

@@ -143,6 +143,15 @@ class Ledger:
             self._note(chain, fault)
             point("agent.charge.noted")
 
+    def check(self, manifest: RoundManifest, event: PrivacyEvent, rule: PrivacyRule) -> None:
+        """Raise TaskFailure as `charge` does, with nothing held: for what is trained now and charged as it is given."""
+        with self._lock:
+            chain, fault = self._looked()
+            if fault is not None and manifest.privacy is not None:
+                raise TaskFailure(rules.LEDGER_DAMAGED, _damaged(fault))
+            if fault is None:
+                _refuse(manifest, event, rule, chain, self._now(chain))
+
     def spend(
         self, manifest: RoundManifest, digest: Digest, event: PrivacyEvent, rule: PrivacyRule, reason: str
     ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from undersong.services.agent.domain.rules import FailureReport
 from undersong.services.agent.peers.link import Call, Link, RequestRefused
@@ -39,7 +39,7 @@ class Lease(_Answer):
     lease_s: float = Field(gt=0)
     heartbeat_s: float = Field(gt=0)
     signed_manifest: SignedManifest
-    engine_public: SignedEnginePublic
+    engine_public: Annotated[SignedEnginePublic | None, BeforeValidator(lambda told: told or None)] = None
     attempt: int = 1
     traceparent: str | None = None
 

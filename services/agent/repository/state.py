@@ -14,6 +14,7 @@ from pathlib import Path
 import msgpack
 
 from undersong.services.agent.domain.rules import Earlier, EarlierAnswer, TaskFailure
+from undersong.services.agent.repository.changes import TrainedChanges
 from undersong.services.agent.repository.engine_state import EngineState
 from undersong.services.agent.repository.highwater import RESTORED, UPLOAD, Place, Sent, SentMessages
 from undersong.services.agent.repository.local_tensors import LocalTensors
@@ -67,6 +68,8 @@ class AgentState:
         self.store = Store(data_dir)
         self.engines = EngineState(self.store)
         self.local = LocalTensors(data_dir / "local")
+        self.changes = TrainedChanges(data_dir / "changes")
+        self.residuals_dir = data_dir / "residuals"
         self.outbox = data_dir / "outbox"
         self.outbox.mkdir(exist_ok=True)
 

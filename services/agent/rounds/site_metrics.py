@@ -31,6 +31,8 @@ def own_metrics(rule: SiteMetricsRule | None, manifest: RoundManifest, outcome: 
     positives = found.get("positives", rows / 2)
     if rows < rule.min_rows or (of_all(layout)[0] == "binary" and min(positives, rows - positives) < LEAST_OF_CLASS):
         return {}
+    if found.get("events", LEAST_OF_CLASS) < LEAST_OF_CLASS:
+        return {}
     hidden = COUNTS | _of_few(of_all(layout)[0], sums, found)
     told = {name: value for name, value in found.items() if name not in hidden and not name.endswith("_error")}
     return {"examples": rows} | {name: _blurred(name, value, rule.noise) for name, value in told.items()}

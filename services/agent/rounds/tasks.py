@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -18,7 +13,6 @@ from undersong.services.agent.domain.rules import (
     Earlier,
     EarlierAnswer,
     Policy,
-    SiteFacts,
     TaskAction,
     TaskFailure,
     next_step,
@@ -26,58 +20,27 @@ from undersong.services.agent.domain.rules import (
     report,
 )
 from undersong.services.agent.ledger.book import Ledger
-from undersong.services.agent.peers.aggregator import Aggregator
-from undersong.services.agent.peers.coordinator import Coordinator, Lease
-from undersong.services.agent.peers.keys import Signatures
+from undersong.services.agent.peers.coordinator import Lease
 from undersong.services.agent.peers.link import Away, RequestRefused
-from undersong.services.agent.peers.registry import Registry
 from undersong.services.agent.repository.highwater import Place, SentMessages
+from undersong.services.agent.repository.local_tensors import RoundFiles
 from undersong.services.agent.repository.room import Room, is_full
 from undersong.services.agent.repository.state import AgentState, Contribution
-from undersong.services.agent.rounds.delivery import SITE_METRICS, ContributionDelivery
-from undersong.services.agent.rounds.exchange import Exchange, Exchanges
-from undersong.services.agent.rounds.watch import OVER, Hold, OldLease, Watch, beside_heartbeats, together
-from undersong.services.agent.runner.folders import erase, fresh
-from undersong.services.agent.runner.protocol import Runner, RunOrder, RunOutcome
-from undersong.shared.faults import point
-from undersong.shared.identity.authority import Identity
-from undersong.shared.ids import Digest, RoundId, SiteId
+from undersong.services.agent.rounds.delivery import ContributionDelivery
+from undersong.services.agent.rounds.exchange import Exchanges
+from undersong.services.agent.rounds.making import ContributionMaker
+from undersong.services.agent.rounds.setup import ServiceClients, SiteSetup
+from undersong.services.agent.rounds.watch import OVER, Hold, OldLease, Watch, beside_heartbeats
+from undersong.services.agent.runner.protocol import Runner
+from undersong.shared.ids import Digest, RoundId
 from undersong.shared.telemetry.traces import continue_trace
-from undersong.shared.wire.manifest import LogHead, RoundManifest
-from undersong.shared.wire.privacy import RECORD_NOISE
-
-if TYPE_CHECKING:
-    from undersong.shared.secagg.engine import Payload
-
-    Made = tuple[Payload, Mapping[str, float]]
-    """What the engine sums, and the site's own metrics where they are told."""
+from undersong.shared.wire.manifest import LogHead, RoundKind, RoundManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 DISK_FULL = "disk-full"
 TAKEN_UP_AGAIN = frozenset({"interrupted", "child-died", DISK_FULL})  # the coordinator opens the same task once more
 FORGET_AFTER_S = 3600.0  # beyond its round's deadline, a pending contribution is of no use
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceClients:
-    """The services, as this agent reaches them."""
-
-    coordinator: Coordinator
-    aggregator: Aggregator
-    registry: Registry
-    signatures: Signatures
-    identity: Callable[[], Identity]
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSetup:
-    """What holds at this site while a task runs."""
-
-    facts: SiteFacts
-    policy: Policy
-    local_now: Callable[[], datetime]
-    work_dir: Path
 
 
 class Tasks:
@@ -97,9 +60,8 @@ class Tasks:
         consent: Callable[[Policy, RoundManifest], Awaitable[None]] | None = None,
     ) -> None:
         self._met, self._consent = met, consent
-        self._platform, self._runner, self._state, self._site = platform, runner, state, site
+        self._platform, self._state, self._site = platform, state, site
         self._sent, self._room, self._ledger = sent, room, ledger
-        self._fresh: Digest | None = None  # written by this very task, so not yet to be doubted
         self._exchanges = Exchanges(
             platform.aggregator,
             state.engines,
@@ -108,6 +70,7 @@ class Tasks:
             platform.signatures,
             lambda: site().policy,
         )
+        self._maker = ContributionMaker(platform, runner, state, site, self._exchanges)
         self._delivery = ContributionDelivery(
             platform.coordinator,
             platform.aggregator,
@@ -159,9 +122,14 @@ class Tasks:
 
     async def _work(self, lease: Lease, watch: Watch) -> None:
         try:
+            if lease.signed_manifest.manifest.kind is RoundKind.PREPARE:
+                await self._prepare(lease, watch)
+                return
             contribution = await self._contribution(lease, watch)
             watch.phase, watch.kept = "sending", True
-            await self._delivery.deliver(contribution, lease, watch, fresh=contribution.body_digest == self._fresh)
+            fresh = contribution.body_digest == self._maker.made  # written just now, so not yet to be doubted
+            await self._delivery.deliver(contribution, lease, watch, fresh=fresh)
+            self._state.changes.given(lease.job_id, lease.signed_manifest.manifest.number)
         except (TaskFailure, asyncio.CancelledError):
             raise
         except RequestRefused as problem:
@@ -171,6 +139,19 @@ class Tasks:
                 raise TaskFailure(DISK_FULL, "this site's disk is full: the agent rests until there is room") from error
             log.exception("task.broken")
             raise TaskFailure("agent-error", type(error).__name__) from error
+
+    async def _prepare(self, lease: Lease, watch: Watch) -> None:
+        """Train for an order, keep the change on this disk, and say that it is ready: nothing of it leaves."""
+        manifest, digest = await self._verified(lease)
+        self._state.saw_epoch(manifest.epoch)
+        if manifest.epoch < self._state.highest_epoch():
+            raise TaskFailure("epoch-stale", f"epoch {manifest.epoch} after a later one was seen")
+        known = self._state.changes.find(manifest.job_id)
+        if known is None or known.order != digest or known.used is not None:
+            await self._charge(manifest, digest, hold=False)
+            await self._maker.train(manifest, digest, watch)
+        watch.kept = True
+        self._platform.coordinator.complete(lease.task_id, lease.lease_token, digest)
 
     async def _contribution(self, lease: Lease, watch: Watch) -> Contribution:
         """Return this site's one answer to the round: the one that is there, or a new one."""
@@ -192,21 +173,26 @@ class Tasks:
             return earlier
         self._check_restored(manifest)
         await self._charge(manifest, digest)
-        return await self._make(lease, manifest, digest, watch)
+        return await self._maker.make(lease, manifest, digest, watch)
 
-    async def _charge(self, manifest: RoundManifest, digest: Digest) -> None:
-        """Hold what the round costs in the owner's ledger, durably; TaskFailure where it must not be spent."""
-        model = await self._model(manifest) if manifest.privacy is not None else None
+    async def _charge(self, manifest: RoundManifest, digest: Digest, *, hold: bool = True) -> None:
+        """Hold what the round costs in the owner's ledger, durably; TaskFailure where it must not be spent.
+
+        `hold` False: only look whether it could be spent.
+        """
+        model = await self._maker.model(manifest) if manifest.privacy is not None else None
         rule = self._site().policy.privacy
 
-        def hold() -> None:
+        def charge() -> None:
             from undersong.services.agent.rounds.costs import cost_of
 
             event = cost_of(manifest, model)
-            if event is not None:
+            if event is not None and hold:
                 self._ledger.charge(manifest, digest, event, rule)
+            elif event is not None:
+                self._ledger.check(manifest, event, rule)
 
-        await asyncio.to_thread(hold)
+        await asyncio.to_thread(charge)
 
     async def settle(self, gave_up: RoundId | None = None) -> None:
         """Write into the ledger what became of the rounds that this site was charged for."""
@@ -235,122 +221,6 @@ class Tasks:
             await self._consent(site.policy, manifest)
         return manifest, manifest.digest()
 
-    async def _make(self, lease: Lease, manifest: RoundManifest, digest: Digest, watch: Watch) -> Contribution:
-        # The key is checked before the recipe runs: nothing is computed for a key that is not this round's.
-        await self._check_engine_key(lease, manifest, digest)
-        site_id, public = self._site().facts.site_id, lease.engine_public.document.public
-        exchange = await self._exchanges.join(manifest, digest, site_id, public)
-        answer, made = await together(exchange.lead_up(), self._payload(manifest, site_id, watch))
-        watch.phase = "sealing"
-        keeping = asyncio.create_task(asyncio.to_thread(self._keep, lease, digest, exchange, answer, made))
-        try:
-            return await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            with suppress(Exception):  # the thread cannot be stopped: know what it left before saying anything
-                await keeping
-                watch.kept = True
-            raise
-
-    async def _payload(self, manifest: RoundManifest, site_id: SiteId, watch: Watch) -> Made:
-        """Run the recipe and return what the engine sums, and what is told beside it; no file that shows the update is
-        left.
-
-        It is made while the cohort still agrees on keys, so that only masking waits for the last site.
-        """
-        outcome: RunOutcome | None = None
-        try:
-            outcome, model = await self._run(manifest, watch)
-            made = await asyncio.to_thread(self._make_payload, manifest, site_id, outcome, model)
-            watch.phase = "agreeing"
-            return made
-        finally:
-            if outcome is not None:
-                outcome.forget()
-            await asyncio.to_thread(erase, self._folder())
-
-    def _make_payload(self, manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None) -> Made:
-        """In a thread."""
-        from undersong.services.agent.repository.samples import Samples
-        from undersong.services.agent.rounds.site_metrics import own_metrics
-        from undersong.services.agent.rounds.updates import make_payload
-
-        told = own_metrics(self._site().policy.site_metrics, manifest, outcome)
-        return make_payload(manifest, site_id, outcome, model, Samples(self._state.store)), told
-
-    async def _run(self, manifest: RoundManifest, watch: Watch) -> tuple[RunOutcome, Path | None]:
-        """Fetch the model and run the recipe on it."""
-        site, model = self._site(), None
-        if manifest.model is not None:
-            watch.phase = "fetching"
-            model = await self._model(manifest)
-        folder = self._folder()
-        await asyncio.to_thread(fresh, folder, 0o777)  # a container's own user writes here; above, only the agent
-        watch.phase = "running"
-        point("agent.training")
-
-        def progressed(value: float) -> None:
-            watch.progress = value
-
-        limit_s = min(site.policy.resources.task_s, manifest.deadline_s)
-        local = await asyncio.to_thread(self._state.local.before, manifest, folder)
-        order = _order(manifest, site.facts.site_id, model, local, folder)
-        outcome = await self._runner.run(order, progressed, limit_s=limit_s)
-        await asyncio.to_thread(self._state.local.keep, manifest, outcome.local)
-        return outcome, model
-
-    async def _model(self, manifest: RoundManifest) -> Path | None:
-        """Fetch the model that the round starts from, unless it is here; TaskFailure where the registry refuses it."""
-        if manifest.model is None:
-            return None
-        limit = self._site().policy.resources.model_bytes
-        try:
-            return await self._platform.registry.fetch(
-                manifest.model.version_id, manifest.model.digest, limit_bytes=limit
-            )
-        except RequestRefused as problem:
-            raise TaskFailure("model-refused", str(problem)) from problem
-
-    def _folder(self) -> Path:
-        return self._site().work_dir / "task"
-
-    async def _check_engine_key(self, lease: Lease, manifest: RoundManifest, digest: Digest) -> None:
-        signed = lease.engine_public
-        public = signed.document
-        await self._platform.signatures.check("aggregator", signed.keyid, signed.signature, public.statement())
-        if (public.round_id, public.manifest_digest, public.engine) != (manifest.round_id, digest, manifest.engine):
-            raise TaskFailure("engine-key", "the aggregator's key belongs to another round")
-
-    def _keep(
-        self,
-        lease: Lease,
-        digest: Digest,
-        exchange: Exchange,
-        answer: bytes | None,
-        made: Made,
-    ) -> Contribution:
-        """Hide, make durable, record. In a thread."""
-        from undersong.services.agent.rounds.updates import write_body
-
-        manifest, (payload, told) = exchange.client_round.manifest, made
-        written = write_body(exchange, answer, payload, self._state.outbox)
-        memory: dict[str, object] = {
-            "witness": exchange.client_round.witness,
-            "lease_token": lease.lease_token,
-            "heartbeat_s": lease.heartbeat_s,
-            "deadline_s": manifest.deadline_s,
-            "traceparent": lease.traceparent,
-            "signature": written.signature,
-        }
-        if told:
-            memory[SITE_METRICS] = dict(told)
-        # The body is on disk; its row and the engine's state are one transaction. Only then may a byte leave.
-        engine_state = written.state if exchange.has_steps else None
-        point("agent.body.written")
-        kept = self._state.keep(manifest, digest, lease.task_id, written.body, memory, engine_state=engine_state)
-        self._fresh = kept.body_digest
-        point("agent.update.kept")
-        return kept
-
     async def resume(self) -> None:
         """After a start: send what was durable but not acknowledged, byte for byte, and go on from there."""
         for contribution in self._state.pending():
@@ -371,6 +241,7 @@ class Tasks:
                         watch,
                         self._delivery.deliver(contribution, hold, watch, fresh=False),
                     )
+                    self._state.changes.given(contribution.place.job_id, contribution.place.number)
                 except (TaskFailure, RequestRefused) as error:
                     log.warning("contribution.not_sent", reason=str(error))
                     if isinstance(error, TaskFailure):
@@ -382,6 +253,8 @@ class Tasks:
         """Give up pending contributions and begun rounds that must be over by any clock; drop what they needed."""
         self._state.drop_answered()
         self._state.local.forget()
+        self._state.changes.forget()
+        RoundFiles(self._state.residuals_dir).forget()
         for contribution in self._state.pending():
             deadline_s = float(str(contribution.lease.get("deadline_s", 0.0)))
             if time.time() > contribution.created_at + deadline_s + FORGET_AFTER_S:
@@ -415,24 +288,3 @@ class Tasks:
 
     def _reports(self) -> Detail:
         return self._site().policy.reports
-
-
-def _context(manifest: RoundManifest) -> Mapping[str, list[float]]:
-    """Return what the recipe is told beside its parameters: in a round that protects records, by which noise."""
-    noise = manifest.privacy.record_noise if manifest.privacy is not None else None
-    return manifest.context if noise is None else {**manifest.context, RECORD_NOISE: list(noise)}
-
-
-def _order(manifest: RoundManifest, site_id: SiteId, model: Path | None, local: Path | None, folder: Path) -> RunOrder:
-    return RunOrder(
-        kind=manifest.kind.value,
-        recipe=manifest.recipe.name,
-        recipe_digest=manifest.recipe.digest,
-        params=manifest.recipe.params,
-        data=manifest.data,
-        context=_context(manifest),
-        seed=manifest.seed_of(site_id),
-        folder=folder,
-        model=model,
-        local=local,
-    )

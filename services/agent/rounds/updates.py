@@ -17,6 +17,7 @@ import numpy as np
 
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.ledger.rules import PRIVACY_MISMATCH
+from undersong.services.agent.repository.residuals import Residuals
 from undersong.services.agent.repository.samples import Samples
 from undersong.services.agent.rounds.exchange import Exchange
 from undersong.services.agent.runner.protocol import RunOutcome
@@ -25,8 +26,9 @@ from undersong.shared.files import sync_folder
 from undersong.shared.ids import Digest, SiteId
 from undersong.shared.learning import tensors
 from undersong.shared.privacy.accounting import within
+from undersong.shared.secagg.compression import Compressor, add_left_out
 from undersong.shared.secagg.engine import Payload
-from undersong.shared.secagg.payload import model_payload, sums_payload, train_payload
+from undersong.shared.secagg.payload import compressed_payload, model_payload, sums_payload
 from undersong.shared.statistics.measures import asked_of
 from undersong.shared.statistics.sensitivity import to_multiples
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
@@ -44,15 +46,21 @@ class Written:
 
 
 def make_payload(
-    manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, model: Path | None, samples: Samples
+    manifest: RoundManifest,
+    site_id: SiteId,
+    outcome: RunOutcome,
+    model: Path | None,
+    samples: Samples,
+    residuals: Residuals,
 ) -> Payload:
     """Return what the engine sums, made of a recipe's outcome; TaskFailure for an outcome that is not one.
 
+    With error feedback what the update leaves out is durable on return; it counts once an answer to the round is kept.
     The payload of a first model is the mapped file: it may be deleted, and must not be written to.
     """
     try:
-        _check_noise(manifest, outcome)
-        return _payload(manifest, outcome, model, _committed(manifest, site_id, outcome, samples))
+        check_noise(manifest, outcome)
+        return _payload(manifest, outcome, model, _committed(manifest, site_id, outcome, samples), residuals)
     except Refusal as refusal:
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
@@ -71,7 +79,7 @@ def write_body(exchange: Exchange, answer: bytes | None, payload: Payload, outbo
         raise TaskFailure(refusal.slug(), refusal.detail) from refusal
 
 
-def _check_noise(manifest: RoundManifest, outcome: RunOutcome) -> None:
+def check_noise(manifest: RoundManifest, outcome: RunOutcome) -> None:
     """Raise TaskFailure `privacy-mismatch` unless the recipe added all the noise that the round's terms promise."""
     noise = manifest.privacy.record_noise if manifest.privacy is not None else None
     if noise is None or within(outcome.events, noise.event):
@@ -90,7 +98,9 @@ def _committed(manifest: RoundManifest, site_id: SiteId, outcome: RunOutcome, sa
     return samples.message(manifest, site_id, outcome.examples)
 
 
-def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None) -> Payload:
+def _payload(
+    manifest: RoundManifest, outcome: RunOutcome, model: Path | None, committed: bytes | None, residuals: Residuals
+) -> Payload:
     if manifest.kind in (RoundKind.STATISTICS, RoundKind.EVALUATE):
         return sums_to_hide(manifest, outcome)
     if outcome.tensors is None:
@@ -99,11 +109,33 @@ def _payload(manifest: RoundManifest, outcome: RunOutcome, model: Path | None, c
         after = mapped(outcome.tensors)
         tensors.load(after)  # an unreadable model must not become version 0
         return model_payload(after)
+    delta, parameters = change_of(outcome, model)
+    if manifest.compression is not None and manifest.compression.error_feedback:
+        add_left_out(delta, residuals.before(manifest, parameters))
+    made, left_out = compressed_payload(
+        manifest,
+        Compressor.of(manifest, parameters, delta.size),
+        delta,
+        examples=outcome.examples,
+        loss=outcome.loss,
+        key=os.urandom(32),
+        samples=committed,
+    )
+    if left_out is not None:
+        residuals.keep(manifest, left_out)
+    return made
+
+
+def change_of(outcome: RunOutcome, model: Path | None) -> tuple[tensors.Vector, int]:
+    """Return by how much a recipe changed the model, float32[d], and how many of its coordinates are parameters.
+
+    Raises a Refusal or TaskFailure where it made no model.
+    """
+    if outcome.tensors is None:
+        raise TaskFailure("bad-result", "the recipe gave no model")
     if model is None:
         raise TaskFailure("manifest-model", "a training round without a model")
-    delta = _difference(mapped(model), mapped(outcome.tensors))  # the files are mapped no longer than that
-    key = os.urandom(32)
-    return train_payload(manifest, delta, examples=outcome.examples, loss=outcome.loss, key=key, samples=committed)
+    return _difference(mapped(model), mapped(outcome.tensors))  # the files are mapped no longer than that
 
 
 def sums_to_hide(manifest: RoundManifest, outcome: RunOutcome) -> Payload:
@@ -130,11 +162,12 @@ def _check_form(manifest: RoundManifest, payload: Payload) -> None:
         raise TaskFailure("bad-result", f"the recipe made {payload.length} words, the round asks for {manifest.length}")
 
 
-def _difference(before: memoryview, after: memoryview) -> tensors.Vector:
+def _difference(before: memoryview, after: memoryview) -> tuple[tensors.Vector, int]:
+    """Return the change, and how many of its coordinates are parameters."""
     old, new = tensors.load(before), tensors.load(after)
     if new.schema != old.schema.result(new.tensors):
         raise TaskFailure("model-mismatch", "the recipe changed the roles of tensors")
-    return tensors.difference(old.schema, new.tensors, old.tensors)
+    return tensors.difference(old.schema, new.tensors, old.tensors), old.schema.parameters
 
 
 def mapped(path: Path) -> memoryview:

@@ -42,19 +42,21 @@ OPEN, CLOSED = "open", "closed"
 def confine(setup: Mapping[str, Any]) -> dict[str, str]:
     """Shut this process in; says what of it is closed: `files`, `network`, `calls`, `private`.
 
-    Must run while the process has one thread.
+    Must run while the process has one thread. Where several processes train together, they may talk over the loopback
+    interface of a network namespace that has no other; without such a namespace they may not, and one trains alone.
     """
     isolated = bool(setup["isolate_network"])
     gpu = setup["device"] in ("cuda", "mps")
     alone = isolated and limits.leave_network()
+    loopback = alone and setup.get("processes", 1) > 1 and limits.open_loopback()
     limits.apply(memory_bytes=setup["memory_bytes"], file_bytes=setup["file_bytes"], processes=setup["pids"], gpu=gpu)
     if not setup["confine"]:  # a container does the rest
         return {}
     if sys.platform == "linux":
         _give_up_privileges()
-        _end_with_the_agent()
-    version = landlock.restrict(_rules(setup), network=not isolated)
-    calls = seccomp.refuse(network=not isolated, gpu=gpu or _has_gpu(setup["device"]))
+        end_with_parent()
+    version = landlock.restrict(_rules(setup), network=loopback or not isolated)
+    calls = seccomp.refuse(network=not isolated, gpu=gpu or _has_gpu(setup["device"]), loopback=loopback)
     return {
         "files": f"closed (Landlock {version})" if version else OPEN,
         "network": CLOSED if isolated and (alone or calls) else OPEN,
@@ -131,8 +133,8 @@ def _give_up_privileges() -> None:
     libc.capset(ctypes.byref(header), sets)
 
 
-def _end_with_the_agent() -> None:
-    """Let the kernel kill this process when the agent's thread that started it ends, whatever ended it.
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it ends, whatever ended it.
 
     A child that works sees the end of its input; one that was stopped while another works sees nothing.
     """

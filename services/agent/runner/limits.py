@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
+import socket
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 OPEN_FILES = 4096
+GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+INTERFACE = struct.Struct("16sh14x")
 SPARE_PROCESSES = 1024  # other programs of this user grow too; the exact bound is the agent's, which counts
 
 
@@ -64,4 +69,15 @@ def leave_network() -> bool:
             Path(f"/proc/self/{name}").write_text(line)
         except OSError:  # without a map the process has no user name; its rights stay
             break
+    return True
+
+
+def open_loopback() -> bool:
+    """Switch on the loopback interface of this process's own network namespace; False if the kernel refuses."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            _, flags = INTERFACE.unpack(fcntl.ioctl(control, GET_FLAGS, INTERFACE.pack(b"lo", 0)))
+            fcntl.ioctl(control, SET_FLAGS, INTERFACE.pack(b"lo", flags | UP))
+    except OSError:
+        return False
     return True

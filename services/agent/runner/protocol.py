@@ -72,6 +72,7 @@ class Setup:
     recipes: tuple[str, ...] = ()
     allowed_digests: tuple[str, ...] = ()  # own code with any other digest is not imported
     device: str = "auto"
+    processes: int = 1  # that train a recipe of PyTorch together
     memory_bytes: int = 0
     file_bytes: int = 0
     disk_bytes: int = 0  # all files of a child together

@@ -20,8 +20,11 @@ from undersong.shared.learning.tensors import Model
 
 COURSE: Final = "course"
 """Train from nothing: statistics, version 0, then `rounds` times what a site does in a round."""
+ROWS: Final = "rows"
+"""The indices of a data set's training and test rows, where only the recipe can read it."""
 LOSSES: Final = "losses"
 """The loss of each test row by itself."""
+KINDS: Final = (COURSE, ROWS, LOSSES)
 
 
 def save_rows(path: Path, *, train: Any = (), test: Any = (), label: Any = None) -> None:

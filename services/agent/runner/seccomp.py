@@ -17,7 +17,7 @@ from typing import Final
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT = 0, 4, 16
+NUMBER_AT, ARCHITECTURE_AT, FIRST_ARGUMENT_AT, THIRD_ARGUMENT_AT = 0, 4, 16, 32
 ALLOW: Final = 0x7FFF0000
 REFUSE: Final = 0x00050000
 X32: Final = 0x40000000  # x86-64's second table of numbers
@@ -47,15 +47,20 @@ REFUSED: Final = {
     "fsmount": (432, 432), "mount_setattr": (442, 442), "init_module": (175, 105), "finit_module": (313, 273),
     "kexec_load": (246, 104), "reboot": (169, 142), "swapon": (167, 224), "acct": (163, 89),
 }  # fmt: skip
-CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
+CLONE, CLONE3, PRLIMIT, SOCKET = (56, 220), (435, 435), (302, 261), (41, 198)
+INTERNET, NETLINK, ROUTE = 2, 16, 0  # AF_INET, AF_NETLINK, NETLINK_ROUTE
 
 
-def refuse(*, network: bool, gpu: bool) -> bool:
-    """Put the filter in force; False where the kernel or the architecture does not allow it. Needs `no_new_privs`."""
+def refuse(*, network: bool, gpu: bool, loopback: bool = False) -> bool:
+    """Put the filter in force; False where the kernel or the architecture does not allow it. Needs `no_new_privs`.
+
+    loopback: sockets of IPv4, and those that list interfaces, for a process whose network namespace has no other one.
+    """
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in ARCHITECTURES:
         return False
-    program = _program(machine, {**REFUSED, **({} if network else NETWORK), **({} if gpu else SHARED_MEMORY)})
+    closed = {} if network or loopback else NETWORK
+    program = _program(machine, {**REFUSED, **closed, **({} if gpu else SHARED_MEMORY)}, loopback=loopback)
     code = ctypes.create_string_buffer(b"".join(program), len(program) * 8)
 
     class FilterProgram(ctypes.Structure):
@@ -66,7 +71,7 @@ def refuse(*, network: bool, gpu: bool) -> bool:
     return bool(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(whole), 0, 0) == 0)
 
 
-def _program(machine: str, refused: dict[str, tuple[int | None, int | None]]) -> list[bytes]:
+def _program(machine: str, refused: dict[str, tuple[int | None, int | None]], *, loopback: bool = False) -> list[bytes]:
     """Return the filter's instructions."""
     architecture, column = ARCHITECTURES[machine]
     numbers = [found for row in refused.values() if (found := row[column]) is not None]
@@ -80,6 +85,12 @@ def _program(machine: str, refused: dict[str, tuple[int | None, int | None]]) ->
         _step(EQUAL, PRLIMIT[column], no=4), _step(LOAD, FIRST_ARGUMENT_AT), _step(EQUAL, 0, yes=1), no,
         _step(RETURN, ALLOW),
     ]  # fmt: skip
+    if loopback:
+        program += [
+            _step(EQUAL, SOCKET[column], no=7), _step(LOAD, FIRST_ARGUMENT_AT), _step(EQUAL, INTERNET, yes=4),
+            _step(EQUAL, NETLINK, no=2), _step(LOAD, THIRD_ARGUMENT_AT), _step(EQUAL, ROUTE, yes=1), no,
+            _step(RETURN, ALLOW),
+        ]  # fmt: skip
     for place, number in enumerate(numbers):
         program.append(_step(EQUAL, number, yes=len(numbers) - place))
     return [*program, _step(RETURN, ALLOW), no]

@@ -26,12 +26,15 @@ from undersong.recipes.protocol import (
     Recipe,
     RecipeError,
     Tensors,
+    TrainResult,
+    record_noise,
     round_sums,
 )
 from undersong.services.agent.runner import rehearsal
 from undersong.services.agent.runner.protocol import LOCAL_FILE, RESULT_FILE, SUMS_FILE, Frame, snapshot_file
+from undersong.services.agent.runner.ranks import RankFailed, Team
 from undersong.shared.errors import Refusal
-from undersong.shared.files import file_mark
+from undersong.shared.files import file_mark, tree_marks
 from undersong.shared.learning import safetensors, tensors
 from undersong.shared.learning.metrics import by_groups, check_sums, evaluation_layout, layout_length
 from undersong.shared.wire.manifest import DataRef
@@ -58,6 +61,7 @@ class Workshop:
         self._allowed = frozenset(setup["allowed_digests"])
         self._snapshots = Path(setup["snapshots"])
         self._device = str(setup["device"])
+        self._team = Team(setup)
         self._rows: OrderedDict[tuple[Any, ...], tuple[Dataset, Groups | None]] = OrderedDict()
 
     def describe(self, *, own: bool) -> Frame:
@@ -93,13 +97,7 @@ class Workshop:
 
     def run(self, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
         """Do one order; the frame's facts beside the result's file."""
-        recipe = self._recipe(order)
-        data, groups = self._data(order, labelled=recipe.spec.task is not Task.SUMMARY)
-        data = data.evaluated_on(DataRef.model_validate(order["data"]).evaluated)
-        if order["rows"] is not None:
-            data = rehearsal.chosen_rows(data, Path(order["rows"]))
-        if order["local"] is not None:
-            data = replace(data, local=safetensors.read(Path(order["local"]).read_bytes()))
+        recipe, data, groups = self._given(order)
         folder = Path(order["folder"])
         params, context, seed = order["params"], order["context"], int(order["seed"])
         if order["kind"] == "initialise":
@@ -108,9 +106,8 @@ class Workshop:
         if order["kind"] == "statistics":
             _write_sums(folder, round_sums(recipe, data, params, context, seed))
             return {"examples": int(data.train.size)}
-        if order["kind"] == rehearsal.COURSE:
-            _write_model(folder, rehearsal.run_course(recipe, data, order, progress))
-            return {"examples": int(data.train.size)}
+        if order["kind"] in rehearsal.KINDS:
+            return _rehearsed(recipe, data, order, progress)
         model = _read_model(Path(order["model"]))
         if order["kind"] == "evaluate":
             asked, layout = DataRef.model_validate(order["data"]), evaluation_layout(recipe.spec, params)
@@ -118,17 +115,48 @@ class Workshop:
             sums = [_evaluated(recipe, model.tensors, part, params, context, layout) for part in parts]
             _write_sums(folder, np.concatenate(sums))
             return {"examples": int(data.test.size), "metrics_layout": by_groups(layout, len(asked.groups))}
-        if order["kind"] == rehearsal.LOSSES:
-            _write_sums(folder, rehearsal.losses(recipe, model.tensors, data, params, progress))
-            return {"examples": int(data.test.size)}
         if order["kind"] != "train":
             raise OrderRefused("kind-unknown", f"kind {order['kind']}")
-        made = recipe.train(model.tensors, data, params, context, seed, progress)
+        made = self._trained(recipe, model.tensors, data, order, progress)
         if made.local:
             (folder / LOCAL_FILE).write_bytes(safetensors.write(made.local))
         _write_model(folder, tensors.Model(model.schema.result(made.tensors), made.tensors))
         events = [event.model_dump(mode="json") for event in made.events]
         return {"examples": int(made.examples), "loss": float(made.loss), "events": events}
+
+    def train_part(self, order: Mapping[str, Any]) -> None:
+        """Compute this process's part of an order to train, whose result another process writes down."""
+        recipe, data, _ = self._given(order)
+        model = _read_model(Path(order["model"]))
+        recipe.train(model.tensors, data, order["params"], order["context"], int(order["seed"]), lambda _: None)
+
+    def _given(self, order: Mapping[str, Any]) -> tuple[Recipe, Dataset, Groups | None]:
+        """Return the recipe of an order and its rows, with what the last round left here."""
+        recipe = self._recipe(order)
+        data, groups = self._data(order, recipe)
+        data = data.evaluated_on(DataRef.model_validate(order["data"]).evaluated)
+        if order["rows"] is not None and order["kind"] != rehearsal.ROWS:
+            data = rehearsal.chosen_rows(data, Path(order["rows"]))
+        if order["local"] is not None:
+            data = replace(data, local=safetensors.read(Path(order["local"]).read_bytes()))
+        return recipe, data, groups
+
+    def _trained(
+        self,
+        recipe: Recipe,
+        model: Tensors,
+        data: Dataset,
+        order: Mapping[str, Any],
+        progress: Callable[[float], None],
+    ) -> TrainResult:
+        """Train, with this site's other processes where it has some and the recipe shares its batches with them."""
+        context = order["context"]
+
+        def alone() -> TrainResult:
+            return recipe.train(model, data, order["params"], context, int(order["seed"]), progress)
+
+        shared = getattr(recipe, "parallel", False) and record_noise(context) is None
+        return self._team.train(order, alone) if shared and self._team.may_train() else alone()
 
     def _recipe(self, order: Mapping[str, Any]) -> Recipe:
         name = order["recipe"]
@@ -174,7 +202,7 @@ class Workshop:
             return entry
         return entry.model_copy(update={"path": snapshot_file(self._snapshots, entry.name)})
 
-    def _data(self, order: Mapping[str, Any], *, labelled: bool) -> tuple[Dataset, Groups | None]:
+    def _data(self, order: Mapping[str, Any], recipe: Recipe) -> tuple[Dataset, Groups | None]:
         """Return the rows, and each one's place among the groups that the round asks for, NaN where it has none."""
         asked = DataRef.model_validate(order["data"])
         entry = self._declarations()[0].get(asked.dataset)
@@ -183,12 +211,14 @@ class Workshop:
         own = entry.schema_document()
         if (fault := schema_fault(own, asked)) is not None:
             raise OrderRefused("schema-mismatch", fault)
-        labelled = labelled and not (asked.columns and asked.label is None)
-        version = tuple(file_mark(path) for path in entry.files().values())
-        key = (entry.model_dump_json(), asked.digest(), version, labelled)
+        labelled = recipe.spec.task is not Task.SUMMARY and not (asked.columns and asked.label is None)
+        paths, reader = entry.files().values(), recipe.spec.digest if entry.kind == "own" else ""
+        version = tuple(tree_marks(path) if reader else file_mark(path) for path in paths)  # own: a folder, too
+        key = (entry.model_dump_json(), asked.digest(), version, labelled, reader)
         if key not in self._rows:
             features = tuple(name for name in asked.read if name != asked.label)
-            data = load_dataset(entry, features, asked.label, labelled=labelled, fold=asked.fold)
+            load = getattr(recipe, "load_columns", None)
+            data = load_dataset(entry, features, asked.label, labelled=labelled, fold=asked.fold, load=load)
             if (fault := image_fault(data, asked.columns)) is not None:
                 raise OrderRefused("schema-mismatch", fault)
             self._rows[key] = split_groups(in_agreed_form(data, own.columns, asked.columns), asked)
@@ -208,6 +238,19 @@ class Workshop:
             "gpus": gpus,
             "device": best if self._device == "auto" else self._device,
         }
+
+
+def _rehearsed(recipe: Recipe, data: Dataset, order: Mapping[str, Any], progress: Callable[[float], None]) -> Frame:
+    """Do an order that no site is given: those of audits and of checks of recipes."""
+    folder, examples = Path(order["folder"]), int(data.train.size)
+    if order["kind"] == rehearsal.COURSE:
+        _write_model(folder, rehearsal.run_course(recipe, data, order, progress))
+    elif order["kind"] == rehearsal.ROWS:
+        _write_sums(folder, np.concatenate([[examples], data.train, data.test]))
+    else:
+        model, examples = _read_model(Path(order["model"])), int(data.test.size)
+        _write_sums(folder, rehearsal.losses(recipe, model.tensors, data, order["params"], progress))
+    return {"examples": examples}
 
 
 def _evaluated(
@@ -232,6 +275,8 @@ def failure_frame(error: BaseException) -> Frame:
         for place in traceback.extract_tb(error.__traceback__)[-PLACES:]
     ]
     text = "".join(traceback.format_exception(error))[-8192:]
+    if isinstance(error, RankFailed):
+        return error.frame
     if isinstance(error, OrderRefused):
         return {"type": "failure", "code": error.code, "detail": str(error), "where": [], "text": ""}
     memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)

@@ -18,7 +18,7 @@ from undersong.services.agent.policy import file as policies
 from undersong.services.agent.policy.entries import PolicyFile
 from undersong.services.agent.policy.signers import recipe_files
 from undersong.services.agent.policy.template import default_policy
-from undersong.services.agent.rounds.tasks import SiteSetup
+from undersong.services.agent.rounds.setup import SiteSetup
 from undersong.services.agent.runner.docker import DockerLauncher
 from undersong.services.agent.runner.pool import Launcher
 from undersong.services.agent.runner.process import ProcessLauncher
@@ -73,6 +73,7 @@ def make_runner(settings: AgentSettings, policy: Policy) -> WarmRunner:
         recipes=tuple(str(path) for path in settings.recipes),
         allowed_digests=tuple(rule.digest for rule in policy.recipes if rule.digest is not None),
         device=settings.device,
+        processes=settings.processes,
         memory_bytes=resources.memory_bytes if inside else 0,
         file_bytes=resources.file_bytes,
         disk_bytes=resources.disk_bytes,

@@ -1,4 +1,7 @@
-"""Whether the device that agent.yaml names is there: asked of PyTorch itself, in a process that ends."""
+"""Whether the device that agent.yaml names is there: asked of PyTorch itself, in a process that ends.
+
+And whether several processes may train together: asked of the kernel, in the same way.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,12 @@ print(json.dumps({
     "mps": torch.backends.mps.is_available(),
 }))
 """
+LOOPBACK_PROBE = """
+from undersong.services.agent.runner.limits import leave_network, open_loopback
+print(leave_network() and open_loopback())
+"""
+CHECKED_ON: tuple[str, ...] = ()
+"""The GPUs on which `python -m tests.gpu.check` has passed."""
 PROBE_S = 300.0  # an import from a cold disk under load
 
 
@@ -52,6 +61,23 @@ def lacking(settings: AgentSettings) -> str | None:
     if settings.device == "cuda" and not found["built"]:
         return f"PyTorch {found['version']} is built without CUDA"
     return f"PyTorch {found['version']} finds no such device here"
+
+
+def alone(settings: AgentSettings) -> str | None:
+    """Why one process would train where `processes` asks for several, in one sentence; None where they can."""
+    if settings.processes == 1 or settings.runner == "docker" or not settings.isolate_network:
+        return None
+    done = subprocess.run(  # noqa: S603  (our own interpreter)
+        [sys.executable, "-c", LOOPBACK_PROBE],
+        capture_output=True,
+        text=True,
+        timeout=PROBE_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.stdout.strip() == "True":
+        return None
+    return "the kernel gives no network namespace, in which they could talk to each other and to nothing else"
 
 
 def check_device(settings: AgentSettings) -> None:

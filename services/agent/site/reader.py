@@ -15,7 +15,7 @@ import structlog
 from undersong.services.agent.domain.rules import SITE_UNREADABLE, TaskFailure
 from undersong.services.agent.policy import file as policies
 from undersong.services.agent.policy.owners import load_policy
-from undersong.services.agent.rounds.tasks import SiteSetup
+from undersong.services.agent.rounds.setup import SiteSetup
 from undersong.services.agent.runner.warm import WarmRunner
 from undersong.services.agent.settings import AgentSettings, ConfigError
 from undersong.services.agent.site.description import (

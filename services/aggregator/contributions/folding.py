@@ -15,7 +15,7 @@ import numpy as np
 from undersong.services.aggregator.domain.refusals import BodyLost
 from undersong.services.aggregator.repository.contributions import Contribution
 from undersong.shared.errors import Refusal
-from undersong.shared.ids import Digest
+from undersong.shared.ids import Digest, SiteId
 from undersong.shared.learning.strategies import robust_rule
 from undersong.shared.learning.tensors import Model, load
 from undersong.shared.secagg.engine import Engine, ServerRound, UpdateRefused, check_header
@@ -31,7 +31,8 @@ from undersong.shared.wire.updates import UpdateHeader
 class Folding:
     """What a worker holds of a round: the sum (or, of an initialise round, the first model) and who is in it.
 
-    singles: the words of each update, by contribution, where the round's strategy compares them.
+    singles: the words of each update, by contribution, where the round's strategy compares them. sites: those in the
+    sum, where their changes have weights that the manifest tells.
     """
 
     manifest: RoundManifest
@@ -43,6 +44,7 @@ class Folding:
     length: int | None = None
     shares: Mapping[int, bytes] = field(default_factory=dict)
     singles: dict[int, ModVector] = field(default_factory=dict)
+    sites: frozenset[SiteId] = frozenset()
 
     @property
     def engine(self) -> Engine:

@@ -10,6 +10,7 @@ from undersong.shared.errors import no_such
 from undersong.shared.identity.verify import Party
 from undersong.shared.ids import RoundId
 from undersong.shared.learning.metrics import layout_length
+from undersong.shared.secagg.compression import sent_length
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.secagg.quantise import sums_length
 from undersong.shared.wire.manifest import (
@@ -31,13 +32,20 @@ def check_member(round_id: RoundId, manifest: RoundManifest, site: Party) -> Non
         raise NotInCohort(f"{site.name} is not in the cohort of round {round_id}")
 
 
-def update_length(manifest: RoundManifest, model_length: int | None) -> int | None:
-    """Return how many words an update of this round has, as the manifest or its model says; None where neither does."""
+def update_length(manifest: RoundManifest, model_length: int | None, parameters: int | None = None) -> int | None:
+    """Return how many words an update of this round has, as the manifest or its model says; None where neither does.
+
+    parameters: how many of the model's coordinates are parameters; needed where not all of them are sent.
+    """
     if manifest.metrics_layout is not None:
         return evaluation_length(manifest.metrics_layout)
     if manifest.kind != "train" or model_length is None:
         return manifest.length
-    return model_length + tail_length(manifest)
+    if manifest.compression is None:
+        return model_length + tail_length(manifest)
+    if parameters is None:
+        return None
+    return sent_length(manifest.compression, parameters, model_length) + tail_length(manifest)
 
 
 def tail_length(manifest: RoundManifest) -> int:

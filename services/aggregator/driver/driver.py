@@ -303,6 +303,9 @@ class RoundDriver:
         if asks and not hold.folding.shares:
             hold.folding.shares = await asked(self._parties, "sum", stored, asks)
             point("aggregator.share.received")
+        if hold.folding.manifest.buffered:
+            given = (await self._rounds.view(hold.round_id)).contributions
+            hold.folding.sites = frozenset(each.site_id for each in given if each.id in hold.folding.folded)
         return await asyncio.to_thread(conclude, stored, hold.folding, hold.base)
 
     async def _publish(self, hold: Hold, stored: Stored) -> None:

@@ -38,7 +38,8 @@ async def form_of(hold: Hold, view: RoundView, publication: Publication) -> Form
     stored, manifest = view.stored, hold.folding.manifest
     if manifest.kind is RoundKind.TRAIN:
         await know_base(hold, stored, publication)
-        length = update_length(manifest, hold.base.model.schema.length if hold.base else None)
+        schema = hold.base.model.schema if hold.base else None
+        length = None if schema is None else update_length(manifest, schema.length, schema.parameters)
         return None if length is None else Form(length)
     if stored.length is not None:
         return Form(stored.length, stored.layout)

@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 
 from undersong.services.aggregator.contributions.folding import Folding
-from undersong.services.aggregator.domain.manifests import manifest_of, tail_length
+from undersong.services.aggregator.domain.manifests import manifest_of, update_length
 from undersong.services.aggregator.domain.rounds import Move, Phase, Reason, check_sum
 from undersong.services.aggregator.driver.records import evidence_of, values_digest
 from undersong.services.aggregator.peers.registry import Registry, RegistryRefused
@@ -30,10 +30,12 @@ from undersong.shared.errors import Refusal
 from undersong.shared.identity.enrol import IdentityKeeper
 from undersong.shared.ids import Digest, RoundId, VersionId, digest_of
 from undersong.shared.learning import safetensors
+from undersong.shared.learning.staleness import mean_weight
 from undersong.shared.learning.steps import next_model
 from undersong.shared.learning.strategies import StrategyUnknown, combined, robust_rule
 from undersong.shared.learning.tensors import Model, ModelMismatch, Overflow, load, save
 from undersong.shared.privacy.clipping import next_clip
+from undersong.shared.secagg.compression import Compressor
 from undersong.shared.secagg.engine import MODEL_BITS, Fault, UpdateRefused
 from undersong.shared.secagg.payload import opened_sums, opened_train
 from undersong.shared.secagg.quantise import Floats, ModVector, OutOfRange, pack
@@ -282,12 +284,20 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
     manifest, schema = folding.manifest, base.model.schema
     total = folding.opened()
     evidence = evidence_of(folding, sum_digest(total, manifest))
-    if total.size != schema.length + tail_length(manifest):
-        raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {schema.length}")
+    wanted = update_length(manifest, schema.length, schema.parameters)
+    if total.size != wanted:
+        raise RoundFailed(Reason.UNFIT_MODEL, f"updates have {total.size} words, the model needs {wanted}")
+    compressor = Compressor.of(manifest, schema.parameters, schema.length)
     decoded = opened_train(manifest, total, stored.round.got)
     del total  # of a large model it is as large as the mean
     if robust_rule(manifest.strategy.name) is not None:
-        decoded = replace(decoded, mean=_compared(manifest, list(folding.singles.values()), stored.round.got))
+        mean = _compared(manifest, compressor, list(folding.singles.values()), stored.round.got)
+    else:
+        mean = compressor.expand(decoded.mean)
+    if manifest.buffered:
+        mean = mean * np.float32(1 / mean_weight(manifest.buffered, folding.sites))
+    decoded = replace(decoded, mean=mean)
+    del mean
     # The state names its round, so that no two rounds share a blob and one can be deleted without the other.
     made = next_model(
         base.model,
@@ -311,13 +321,13 @@ def _trained(stored: Stored, folding: Folding, base: StartingModel | None) -> Co
     return ComputedRound(result, made.content, made.state, schema.length, loss, evidence, clipping)
 
 
-def _compared(manifest: RoundManifest, singles: Sequence[ModVector], count: int) -> Floats:
+def _compared(manifest: RoundManifest, compressor: Compressor, singles: Sequence[ModVector], count: int) -> Floats:
     """Return what takes the place of the mean, from each update on its own; raises `StrategyUnknown`."""
     if len(singles) != count:
         raise StrategyUnknown(
             f"strategy {manifest.strategy.name} compares {count} updates, and {len(singles)} were seen"
         )
-    updates = np.stack([opened_train(manifest, words, 1).mean for words in singles])
+    updates = np.stack([compressor.expand(opened_train(manifest, words, 1).mean) for words in singles])
     return combined(manifest.strategy.name, updates, manifest.strategy.params)
 
 
@@ -362,13 +372,16 @@ def lineage_of(
     metrics: Mapping[str, float],
     clipping: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return where a model version comes from, and what its round's noise promises if it has some; signed with it.
+    """Return where a model version comes from, what its round's noise promises if it has some, and how its updates were
+    compressed if they were; signed with it.
 
     clipping: the round's clip norm, the noisy share of updates within it and the next clip norm, where it moves.
     """
     terms: dict[str, Any] = {} if manifest.privacy is None else {"privacy": manifest.privacy.model_dump(mode="json")}
     if clipping is not None:
         terms["clipping"] = dict(clipping)
+    if manifest.compression is not None:
+        terms["compression"] = manifest.compression.model_dump(mode="json")
     return {
         "job_id": manifest.job_id,
         "round_id": manifest.round_id,

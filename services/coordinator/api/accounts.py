@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from undersong.services.coordinator.api.access import Admin, Id, Use
-from undersong.services.coordinator.domain.spec import Name
+from undersong.services.coordinator.domain.parts import Name
 from undersong.services.coordinator.repository.sites import NameTaken
 from undersong.services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
 from undersong.shared.errors import Forbidden, Invalid, NotFound, Unauthenticated

@@ -3,7 +3,17 @@
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from undersong.services.coordinator.api import accounts, events, evidence, federations, jobs, operations, tasks
+from undersong.services.coordinator.api import (
+    accounts,
+    comparisons,
+    events,
+    evidence,
+    federations,
+    jobs,
+    operations,
+    tasks,
+    webhooks,
+)
 from undersong.services.coordinator.dashboard import router as dashboard_router
 from undersong.shared.database import Database
 from undersong.shared.errors import Unavailable
@@ -24,7 +34,10 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
     async def root() -> RedirectResponse:
         return RedirectResponse(dashboard_router.prefix, 307)
 
-    routers = [module.router for module in (federations, jobs, events, tasks, accounts, evidence, operations)]
+    routers = [
+        module.router
+        for module in (federations, jobs, comparisons, events, tasks, accounts, evidence, operations, webhooks)
+    ]
     app = create_app(
         title="Undersong coordinator",
         service="coordinator",

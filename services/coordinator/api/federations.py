@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
 from undersong.services.coordinator.api.access import Admin, Id, Owner, Reader, Use
-from undersong.services.coordinator.domain.spec import Name
+from undersong.services.coordinator.domain.parts import Name
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.repository.sites import NameTaken
 from undersong.services.coordinator.views.jobs import ExclusionView

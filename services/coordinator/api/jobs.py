@@ -14,6 +14,7 @@ from undersong.services.coordinator.domain.privacy_plan import PrivacyPlan
 from undersong.services.coordinator.domain.spec import AnySpec
 from undersong.services.coordinator.peers.peer import PartyAway
 from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
 from undersong.services.coordinator.views.participation import ParticipationView
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, no_such
@@ -30,6 +31,8 @@ _STEERING = problems(Unauthenticated, Forbidden, NotFound, JobOver, Overtaken, I
 _SUBMITTING = problems(Unauthenticated, Forbidden, NotFound, JobInvalid, PartyAway, IdempotencyMismatch)
 
 
+State = Literal["running", "paused", "succeeded", "failed", "cancelled"]
+Order = Literal["created", "-created", "name", "-name", "state", "-state"]
 _SPEC: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
 
 
@@ -62,17 +65,40 @@ async def submit_job(body: JobDocument, person: Scientist, use: Use, once: Idemp
     return await use.jobs.submit(person, body.root, once)
 
 
+class JobChanges(BaseModel):
+    """What a job's copy has in place of the job's own settings."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"changes": {"rounds": 20, "strategy": {"name": "fedadam"}}}]}
+    )
+    changes: dict[str, Any] = Field(
+        default_factory=dict,
+        description="A JSON merge patch (RFC 7396) of the job document: null takes a field out, lists are replaced.",
+    )
+
+
+@router.post("/jobs/{job_id}/clones", status_code=201, tags=["jobs"], responses=_SUBMITTING)
+async def clone_job(job_id: Id, body: JobChanges, person: Scientist, use: Use, once: IdempotentOnce) -> JobView:
+    """Start a job with the document of this one and the changes (scientist); all checks are those of a submission."""
+    return await use.clones.clone(person, job_id, body.changes, once)
+
+
 @router.get("/jobs", tags=["jobs"], responses=problems(Unauthenticated, Forbidden))
 async def list_jobs(
     person: Reader,
     use: Use,
     federation_id: Annotated[str | None, Query(max_length=64)] = None,
-    state: Literal["running", "paused", "succeeded", "failed", "cancelled"] | None = None,
+    state: State | None = None,
+    kind: Literal["train", "evaluate", "statistics"] | None = None,
+    name: Annotated[str | None, Query(max_length=200, description="A part of the name, in either case.")] = None,
+    owner: Annotated[str | None, Query(max_length=200, description="The name of the user who submitted it.")] = None,
+    tag: Annotated[str | None, Query(max_length=50, description="One of the job's tags.")] = None,
+    sort: Annotated[Order, Query(description="The order; with a minus from the last to the first.")] = "-created",
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[JobView]:
-    """Return the jobs of the caller's federations, newest first."""
-    page = await use.jobs.list(person, federation_id, state, limit, after)
+    """Return the jobs of the caller's federations, newest first, or as asked for."""
+    page = await use.jobs.list(person, limit, after, JobFilter(federation_id, state, kind, name, owner, tag, sort))
     return Listing(items=list(page.items), next=page.next)
 
 

@@ -3,101 +3,30 @@
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
-from fastapi.routing import APIRoute
 
-from undersong.services.coordinator.dashboard import assets, session
+from undersong.services.coordinator.dashboard import assets, job_pages, session, submit_pages
 from undersong.services.coordinator.dashboard.rendering import HEADERS, page
-from undersong.services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
+from undersong.services.coordinator.dashboard.view_model import ViewModel
 from undersong.services.coordinator.dashboard.views import Measure
+from undersong.services.coordinator.dashboard.visits import Board, PageRoute, Visitor, jar_of
+from undersong.services.coordinator.domain.comparison import metric_names
 from undersong.shared.errors import Refusal, TooMany
-from undersong.shared.learning.metrics import COUNTS
 from undersong.shared.sections import html_page
 
 AUDITABLE: Final = re.compile(r"(rnd|ver)_[0-9A-Za-z_]{1,60}")
-CURVES_FIRST: Final = ("accuracy", "auc", "loss", "r2", "rmse", "mae")
-NO_CURVES: Final = COUNTS | {"auc_error"}
-"""What is no curve of its own: the number of rows, and how exact another metric is."""
 STREAM_FOR_S: Final = 600.0  # then the browser connects again, and a proxy's limits never surprise it
-STREAM_LOOK_S: Final = 2.0  # how late a change may show when no notification comes
+STREAM_LOOK_S: Final = 0.8  # how late a change may show when no notification comes
 STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing the line
 
 
-class SignedOut(Exception):
-    """The request has no valid session."""
-
-
-class PageRoute(APIRoute):
-    """Answers refusals as pages: these routes are for people."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the route's handler with refusals rendered."""
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except SignedOut:
-                return _to_sign_in(request)
-            except Refusal as refusal:
-                title, detail = refusal.title(), refusal.detail
-                return page("message.html", refusal.status, {"title": title, "detail": detail, "back": session.PATH})
-
-        return answer
-
-
 router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema=False)
-Board = Annotated[Dashboard, Depends(dashboard_of)]
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One request of a signed-in person."""
-
-    view: ViewModel
-    session: session.Session
-    board: Dashboard
-    now: datetime
-    here: str
-
-    def show(self, template: str, tab: str, **values: object) -> Response:
-        """Render a page for this person."""
-        common = {"tab": tab, "person": self.view.name, "csrf": self.session.csrf, "now": self.now}
-        return page(template, 200, {**common, "here": self.here, "origin": self.board.origin, **values})
-
-
-async def visit(request: Request, board: Board) -> Visit:
-    """Return the signed-in person; raises SignedOut."""
-    now = board.clock()
-    found = _jar(board).read(request, now)
-    if found is None or await board.limiter.ended(found.id):
-        raise SignedOut
-    view = await board.source.view(found.token)
-    if view is None:
-        raise SignedOut
-    return Visit(view, found, board, now, request.url.path)
-
-
-def _jar(board: Dashboard) -> session.Jar:
-    return session.Jar(board.sealer, board.secure)
-
-
-Visitor = Annotated[Visit, Depends(visit)]
-
-
-def _to_sign_in(request: Request) -> Response:
-    if request.headers.get("hx-request"):  # a part of a page renews itself: load the whole page again
-        return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true"})
-    if request.url.path.endswith("/stream"):
-        return Response(status_code=401, headers=HEADERS)
-    wanted = request.url.path if request.method == "GET" else session.PATH
-    return RedirectResponse(f"{session.PATH}/login?next={quote(wanted)}", 303, HEADERS)
+router.include_router(job_pages.router)
+router.include_router(submit_pages.router)
 
 
 def _own_path(path: str) -> str:
@@ -134,7 +63,7 @@ async def sign_in(request: Request, board: Board) -> Response:
         await board.limiter.failed(address)
         return page("login.html", 401, {"next": wanted, "error": "This token is not known, or it was revoked."})
     await board.limiter.succeeded(address)
-    jar, now = _jar(board), board.clock()
+    jar, now = jar_of(board), board.clock()
     if (earlier := jar.read(request, now)) is not None:
         await board.limiter.end(earlier.id, earlier.until)
     answer = RedirectResponse(wanted, 303, HEADERS)
@@ -148,7 +77,7 @@ async def sign_out(request: Request, visitor: Visitor) -> Response:
     visitor.session.check(await session.form_of(request))
     await visitor.board.limiter.end(visitor.session.id, visitor.session.until)
     answer = RedirectResponse(f"{session.PATH}/login", 303, HEADERS)
-    _jar(visitor.board).empty(answer)
+    jar_of(visitor.board).empty(answer)
     return answer
 
 
@@ -156,13 +85,6 @@ async def sign_out(request: Request, visitor: Visitor) -> Response:
 async def now_page(visitor: Visitor) -> Response:
     """Is anything stuck?"""
     return visitor.show("now.html", "Now", page=await visitor.view.now())
-
-
-@router.get("/jobs")
-async def jobs_page(visitor: Visitor, after: str | None = None) -> Response:
-    """Return all jobs, newest first."""
-    jobs, following = await visitor.view.jobs(after)
-    return visitor.show("jobs.html", "Jobs", jobs=jobs, next=following)
 
 
 @router.get("/jobs/{job_id}")
@@ -304,7 +226,6 @@ def curves(measures: Sequence[Measure]) -> dict[str, object]:
     """Measures as parallel lists, in round order; what most people look for comes first, counts are left out."""
     by_round = {item.round_number: dict(item.values) for item in measures}  # a later attempt replaces an earlier one
     rounds = sorted(by_round)
-    found = [name for number in rounds for name in by_round[number] if name not in NO_CURVES]
-    names = [name for name in dict.fromkeys([*CURVES_FIRST, *found]) if name in found]
+    names = metric_names(by_round[number] for number in rounds)
     series = {name: [by_round[number].get(name) for number in rounds] for name in names}
     return {"rounds": rounds, "series": series}

@@ -10,6 +10,7 @@ from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from undersong.services.coordinator.dashboard import assets, plots, wording
+from undersong.services.coordinator.dashboard.comparison import setting
 from undersong.services.coordinator.dashboard.pictures import gauge, timeline
 from undersong.services.coordinator.dashboard.session import PATH
 from undersong.services.coordinator.dashboard.views import RoundItem
@@ -46,7 +47,13 @@ def _environment() -> Environment:
     for name in ("mark", "engine", "seconds", "ago", "utc", "iso", "size", "number", "measured", "short"):
         made.globals[name] = getattr(wording, name)
     made.globals.update(
-        gauge=gauge, timeline=timeline, phases=_phases, plots=plots, root=PATH, static=partial(assets.address, PATH)
+        gauge=gauge,
+        timeline=timeline,
+        setting=setting,
+        phases=_phases,
+        plots=plots,
+        root=PATH,
+        static=partial(assets.address, PATH),
     )
     return made
 

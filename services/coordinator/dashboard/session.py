@@ -90,7 +90,7 @@ class Jar:
         response.delete_cookie(self.name, **self._where)
 
 
-async def form_of(request: Request) -> dict[str, str]:
+async def form_of(request: Request, most: int = _FORM_LIMIT) -> dict[str, str]:
     """Return the fields of a small form; raises ForeignPost when a browser says that another site sent it."""
     origin = request.headers.get("origin")  # browsers without Sec-Fetch-Site have at least this
     foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
@@ -99,7 +99,7 @@ async def form_of(request: Request) -> dict[str, str]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _FORM_LIMIT:
-            raise TooLarge(f"A form holds at most {_FORM_LIMIT} bytes.")
+        if len(body) > most:
+            raise TooLarge(f"A form holds at most {most} bytes.")
     fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
     return {name: values[0] for name, values in fields.items()}

@@ -2,14 +2,16 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
+from undersong.services.coordinator.clones import Clones
 from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
@@ -22,22 +24,32 @@ from undersong.services.coordinator.dashboard.views import (
     OperationsPage,
     PublishedVersion,
     SiteItem,
+    TimelinePage,
 )
 from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.domain.spec import StatisticsSpec
+from undersong.services.coordinator.federations import Federations
+from undersong.services.coordinator.job_comparisons import JobComparisons
+from undersong.services.coordinator.job_timelines import ANSWER_EVENTS, JobTimelines
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.operations import Act, Operations
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
-from undersong.services.coordinator.repository.jobs import JobEvent
+from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.sites import Sites
-from undersong.services.coordinator.views.jobs import JobView, RoundView
+from undersong.services.coordinator.views.job_comparisons import JobComparisonView
+from undersong.services.coordinator.views.jobs import JobVerdict, JobView, RoundView, round_view
 from undersong.shared.errors import NotFound
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.web.idempotency import Once
 
 RECENT: Final = 25  # jobs on the first page, and on one page of the list
-MOST_ROUNDS: Final = 500  # on one job's page; the API has the rest
+MOST_ROUNDS: Final = 60  # on one job's page; the timeline and the API have the rest
+MOST_JOBS: Final = 500  # whose cost in privacy the privacy page adds up
+MOST_DRAWN: Final = 600  # tasks on one timeline
+MOST_RECENT: Final = 10  # rounds in a site's row on a job's page
+MOST_TIMED: Final = 8  # rounds on one timeline
 MOST_KEYS: Final = 5000  # certificates that the keys page looks at
+MOST_RELEASES: Final = 10  # rounds of one job, the newest, that the page of models looks at
 _BATCH: Final = 100
 _WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job's page shows
 
@@ -47,6 +59,10 @@ class CoordinatorSource:
     """Opens view models; `degraded` names what the service does without at the moment."""
 
     jobs: Jobs
+    compared: JobComparisons
+    timelines: JobTimelines
+    clones: Clones
+    federations: Federations
     sites: Sites
     accounts: Accounts
     auditing: Auditing
@@ -67,11 +83,10 @@ class CoordinatorViewModel:
     source: CoordinatorSource
     person: Principal
     name: str
-    _heard: dict[str, int] = field(default_factory=dict)  # job id -> number of its newest event
 
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""
-        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
+        page = await self.source.jobs.list(self.person, RECENT)
         rounds = [await self._round(job.round_id) for job in page.items if job.round_id]
         releases = await self._releases([job for job in page.items if job.version_id][:3])
         return NowPage(
@@ -82,27 +97,31 @@ class CoordinatorViewModel:
             degraded=self.source.degraded(),
         )
 
-    async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
-        """Return a page of jobs, and where the next one begins."""
-        page = await self.source.jobs.list(self.person, None, None, RECENT, after)
+    async def jobs(self, after: str | None, chosen: JobFilter) -> tuple[Sequence[JobItem], str | None]:
+        """Return a page of the chosen jobs, and where the next one begins."""
+        page = await self.source.jobs.list(self.person, RECENT, after, chosen)
         return [translate.job(job) for job in page.items], page.next
 
     async def job(self, job_id: str) -> JobPage:
         """Return one job with its rounds and metrics."""
         job = await self.source.jobs.get(self.person, job_id)
-        found = await self._rounds(job_id)
+        window = await self.source.timelines.window(self.person, job_id, MOST_ROUNDS, types=ANSWER_EVENTS)
+        found = [round_view(each) for each in window.rounds]
         wanting = [item.id for item in found if item.got < len(item.cohort)][-_WITH_TASKS:]
         detailed = {item_id: await self.source.jobs.round(self.person, item_id) for item_id in wanting}
-        last_seen = translate.last_answers(await self._events(job_id))
+        last_seen = translate.last_answers(window.events)
         rounds = tuple(translate.round_(detailed.get(item.id, item), last_seen.get(item.id)) for item in found)
+        recent = translate.recent(found, window.events, MOST_RECENT)
+        parts = await self.source.jobs.participation(self.person, job_id)
         asks = isinstance(job.spec, StatisticsSpec)
         results = (await self.source.jobs.results(self.person, job_id)).results if asks else []
         return JobPage(
             results=tuple(results),
             job=translate.job(job),
             rounds=rounds,
-            parts=tuple(translate.part(item) for item in await self.source.jobs.participation(self.person, job_id)),
-            measures=translate.measures(found),
+            parts=tuple(translate.part(item, recent.get(item.site_id, ())) for item in parts),
+            newest=translate.newest_measure(found),
+            earlier=window.earlier,
             spent=await self._spent(job_id),
             may_steer=self.person.may(Role.SCIENTIST, federation_id=job.federation_id),
         )
@@ -111,9 +130,58 @@ class CoordinatorViewModel:
         account = await self.source.datasheets.account(self.person, job_id)
         return await asyncio.to_thread(translate.spent, account.costs)
 
+    async def compare(self, job_ids: Sequence[str]) -> JobComparisonView:
+        """Return up to eight jobs side by side."""
+        return await self.source.compared.compare(self.person, job_ids)
+
     async def measures(self, job_id: str) -> Sequence[Measure]:
         """Return the metrics of a job's evaluation rounds."""
-        return translate.measures(await self._rounds(job_id))
+        found = await self.source.compared.compare(self.person, [job_id])
+        curve = found.jobs[0].curve
+        return [
+            Measure(
+                number, {name: value for name, values in curve.metrics.items() if (value := values[at]) is not None}
+            )
+            for at, number in enumerate(curve.rounds)
+        ]
+
+    async def document(self, job_id: str) -> Mapping[str, object]:
+        """Return the document of a job that the person may run again."""
+        return await self.source.clones.document(self.person, job_id)
+
+    async def placed(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a job document with the federation's id in place of its name, or of the only one there is."""
+        placed = dict(document)
+        named = placed.pop("federation", None)
+        if "federation_id" in placed and named is None:
+            return placed
+        page = await self.source.federations.list(self.person, _BATCH, None)
+        fitting = [each for each in page.items if named in (None, each.id, each.name)]
+        return {**placed, "federation_id": fitting[0].id} if len(fitting) == 1 else placed
+
+    async def validate(self, document: Mapping[str, Any]) -> JobVerdict:
+        """Return what a job would do; raises JobInvalid with every fault."""
+        return await self.source.jobs.validate(self.person, document)
+
+    async def submit(self, document: Mapping[str, Any]) -> JobItem:
+        """Start a job; raises JobInvalid with every fault."""
+        return translate.job(await self.source.jobs.submit(self.person, document, Once(None)))
+
+    async def timeline(self, job_id: str, before: str | None) -> TimelinePage:
+        """Return a job's newest rounds with all that happened in them, or those before a round."""
+        job = await self.source.jobs.get(self.person, job_id)
+        window = await self.source.timelines.window(self.person, job_id, MOST_TIMED, before)
+        fitting = [*accumulate(len(each.round.cohort) for each in reversed(window.rounds))]
+        count = max(1, sum(tasks <= MOST_DRAWN for tasks in fitting))
+        rounds, last_seen = window.rounds[-count:], translate.last_answers(window.events)
+        return TimelinePage(
+            job=translate.job(job),
+            rounds=tuple(translate.round_(round_view(each), last_seen.get(each.round.id)) for each in rounds),
+            moves=translate.moves(window.events),
+            names=window.names,
+            earlier=window.earlier or len(window.rounds) > count,
+            before=before,
+        )
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""
@@ -147,7 +215,7 @@ class CoordinatorViewModel:
 
     async def releases(self) -> Sequence[PublishedVersion]:
         """Return the model versions that recent jobs published, newest first."""
-        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
+        page = await self.source.jobs.list(self.person, RECENT)
         return await self._releases([job for job in page.items if job.version_id])
 
     async def audit(self, subject: str) -> Audit:
@@ -177,8 +245,8 @@ class CoordinatorViewModel:
         """Return what was released from each data set."""
         found: list[JobView] = []
         after = None
-        while len(found) < MOST_ROUNDS:
-            page = await self.source.jobs.list(self.person, None, None, _BATCH, after)
+        while len(found) < MOST_JOBS:
+            page = await self.source.jobs.list(self.person, _BATCH, after)
             found += page.items
             after = page.next
             if after is None:
@@ -192,12 +260,9 @@ class CoordinatorViewModel:
 
     async def pulse(self) -> str:
         """Return what changes with each event of a recent job, and when a site comes or goes."""
-        page = await self.source.jobs.list(self.person, None, None, RECENT, None)
-        marks = []
-        for job in page.items:
-            if job.finished_at is None or job.id not in self._heard:
-                self._heard[job.id] = await self._newest_event(job.id)
-            marks.append(f"{job.id} {self._heard[job.id]} {job.state}")
+        page = await self.source.jobs.list(self.person, RECENT)
+        counts = await self.source.jobs.event_counts(job.id for job in page.items)
+        marks = [f"{job.id} {counts.get(job.id, 0)} {job.state}" for job in page.items]
         marks += [f"{site.id} {site.online} {site.suspended}" for site in await self.sites()]
         return hashlib.sha256("\n".join([*marks, *self.source.degraded()]).encode()).hexdigest()[:16]
 
@@ -205,39 +270,16 @@ class CoordinatorViewModel:
         """Return after `timeout_s`: pages look at SQL themselves, so they work without Redis."""
         await asyncio.sleep(timeout_s)
 
-    async def _newest_event(self, job_id: str) -> int:
-        number = self._heard.get(job_id, 0)
-        while True:
-            events = await self.source.jobs.more_events(job_id, number, _BATCH)
-            number = events[-1].number if events else number
-            if len(events) < _BATCH:
-                return number
-
-    async def _events(self, job_id: str) -> list[JobEvent]:
-        found: list[JobEvent] = []
-        while True:
-            events = await self.source.jobs.more_events(job_id, found[-1].number if found else 0, _BATCH)
-            found += events
-            if len(events) < _BATCH:
-                return found
-
     async def _round(self, round_id: str) -> RoundView | None:
         try:
             return await self.source.jobs.round(self.person, round_id)
         except NotFound:
             return None
 
-    async def _rounds(self, job_id: str) -> list[RoundView]:
-        found: list[RoundView] = []
-        after = None
-        while len(found) < MOST_ROUNDS:
-            page = await self.source.jobs.rounds(self.person, job_id, _BATCH, after)
-            found += page.items
-            after = page.next
-            if after is None:
-                break
-        return found
-
     async def _releases(self, jobs: Sequence[JobView]) -> list[PublishedVersion]:
-        found = [release for job in jobs for release in translate.releases(job, await self._rounds(job.id))]
+        found: list[PublishedVersion] = []
+        for job in jobs:
+            window = await self.source.timelines.window(self.person, job.id, MOST_RELEASES, types={"none"})
+            telling = [each for each in window.rounds if each.metrics or "version_id" in (each.result or {})]
+            found += translate.releases(job, [round_view(each) for each in telling])
         return sorted(found, key=lambda release: release.published_at, reverse=True)

@@ -32,9 +32,11 @@ from undersong.services.coordinator.dashboard.views import (
     RoundItem,
     SiteItem,
     TaskItem,
+    TaskMove,
 )
 from undersong.services.coordinator.datasheets import JobAccount
 from undersong.services.coordinator.domain.spec import AnySpec, StatisticsSpec
+from undersong.services.coordinator.job_timelines import ANSWER_EVENTS
 from undersong.services.coordinator.operations import Depth, Record
 from undersong.services.coordinator.peers.keys import CertificateFacts
 from undersong.services.coordinator.repository.jobs import JobEvent
@@ -50,12 +52,12 @@ from undersong.shared.transparency.releases import UnitCost, together
 from undersong.shared.wire.privacy import terms_sentence
 
 VERSION_KINDS = frozenset({"initialise", "train"})  # the rounds that publish a model version
-ANSWERS = frozenset({"task.done", "task.rejected", "task.dead", "task.expired"})
 
 
 _GROUPS: Final = TypeAdapter(dict[str, dict[str, float] | None])
 _SITES: Final = TypeAdapter(dict[str, dict[str, float]])
 _SPREAD: Final = TypeAdapter(dict[str, dict[str, float | str]])
+_STALENESS: Final = TypeAdapter(dict[str, int])
 _CURVES: Final = TypeAdapter(dict[str, list[list[float]]])
 
 
@@ -95,6 +97,8 @@ def job(found: JobView) -> JobItem:
         features=tuple(found.features),
         label=found.label,
         cautions=tuple(found.cautions),
+        tags=spec.tags,
+        owner=found.created_by,
         unused=tuple((column.name, column.reason) for column in found.unused),
         privacy=terms_sentence(found.privacy.model_dump()) if found.privacy is not None else "",
     )
@@ -149,12 +153,21 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
         epoch=found.epoch,
         clip_norm=found.clip_norm,
         within=_within(found),
+        clipped=_clipped(found),
+        staleness=tuple(sorted(_STALENESS.validate_python((found.result or {}).get("staleness") or {}).values())),
         tasks=tasks,
+        cohort=tuple(found.cohort),
         faults=tuple(
             FaultItem(item.site_name or item.site_id, item.code, item.message, item.code == SHARES_DISPUTED)
             for item in found.faults or ()
         ),
     )
+
+
+def _clipped(found: RoundView) -> int | None:
+    """Return how many updates were clipped to the round's limit; None where that is not told."""
+    clipped = (found.result or {}).get("clipped")
+    return clipped if type(clipped) is int else None
 
 
 def _within(found: RoundView) -> float | None:
@@ -164,7 +177,20 @@ def _within(found: RoundView) -> float | None:
     return float(within) if isinstance(within, int | float) else None
 
 
-def part(found: ParticipationView) -> PartItem:
+def recent(
+    rounds: Sequence[RoundView], events: Sequence[JobEvent], count: int
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return for each site its newest rounds, at most `count`: the round's name, and how the site's task ended."""
+    ended = {(move.round_id, move.site_id): move.state for move in moves(events)}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for each in rounds:
+        for site in each.cohort:
+            state = ended.get((each.id, site), "expired" if each.finished_at is not None else "open")
+            found.setdefault(site, []).append((f"{each.kind} {each.number}", state))
+    return {site: tuple(told[-count:]) for site, told in found.items()}
+
+
+def part(found: ParticipationView, recent: tuple[tuple[str, str], ...] = ()) -> PartItem:
     """Return one site's part in a job."""
     return PartItem(
         site_name=found.site_name or found.site_id,
@@ -175,9 +201,11 @@ def part(found: ParticipationView) -> PartItem:
         outstanding=found.outstanding,
         faults=tuple(sorted(found.faults.items())),
         answered_at=found.answered_at,
+        trained=found.trained,
         code=found.code,
         message=found.message,
         round_id=found.round_id,
+        recent=recent,
     )
 
 
@@ -233,9 +261,9 @@ def site(found: SiteView) -> SiteItem:
     )
 
 
-def measures(rounds: Sequence[RoundView]) -> tuple[Measure, ...]:
-    """Return the metrics of the evaluation rounds, in order."""
-    return tuple(_measure(item, item.metrics) for item in rounds if item.metrics)
+def newest_measure(rounds: Sequence[RoundView]) -> Measure | None:
+    """Return the metrics of the newest round that has some."""
+    return next((_measure(item, item.metrics) for item in reversed(rounds) if item.metrics), None)
 
 
 def _measure(item: RoundView, metrics: Mapping[str, float]) -> Measure:
@@ -397,9 +425,27 @@ def datasheet(signed: SignedDatasheet) -> DatasheetPage:
     return DatasheetPage(sheet.subject.version_id, title_of(sheet), sections(sheet), keyid, document, sheet.made_at)
 
 
+def moves(events: Sequence[JobEvent]) -> tuple[TaskMove, ...]:
+    """Return the moves of tasks among a job's events."""
+    return tuple(_move(event) for event in events if event.type.startswith("task."))
+
+
+def _move(event: JobEvent) -> TaskMove:
+    code, message = event.data.get("code"), event.data.get("message")
+    return TaskMove(
+        round_id=str(event.data.get("round_id")),
+        site_id=str(event.data.get("site_id")),
+        state=str(event.data.get("state")),
+        at=event.created_at,
+        attempt=int(event.data.get("attempt") or 0),
+        code=None if code is None else str(code),
+        message=None if message is None else str(message),
+    )
+
+
 def last_answers(events: Sequence[JobEvent]) -> dict[str, datetime]:
     """Round id to the moment of the last answer of a site."""
-    return {str(event.data["round_id"]): event.created_at for event in events if event.type in ANSWERS}
+    return {str(event.data["round_id"]): event.created_at for event in events if event.type in ANSWER_EVENTS}
 
 
 def _version_of(found: RoundView) -> str | None:

@@ -3,10 +3,10 @@
 `source.py` implements it over the coordinator; tests implement it with plain values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from fastapi import Request
 
@@ -21,7 +21,11 @@ from undersong.services.coordinator.dashboard.views import (
     PublishedVersion,
     RoundItem,
     SiteItem,
+    TimelinePage,
 )
+from undersong.services.coordinator.repository.jobs import JobFilter
+from undersong.services.coordinator.views.job_comparisons import JobComparisonView
+from undersong.services.coordinator.views.jobs import JobVerdict
 from undersong.shared.clock import Clock
 from undersong.shared.identity.sealing import Sealer
 
@@ -42,11 +46,29 @@ class ViewModel(Protocol):
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""
 
-    async def jobs(self, after: str | None) -> tuple[Sequence[JobItem], str | None]:
-        """Return a page of jobs, and where the next one begins."""
+    async def jobs(self, after: str | None, chosen: JobFilter) -> tuple[Sequence[JobItem], str | None]:
+        """Return a page of the chosen jobs, and where the next one begins."""
 
     async def job(self, job_id: str) -> JobPage:
         """Return one job with its rounds and metrics."""
+
+    async def document(self, job_id: str) -> Mapping[str, object]:
+        """Return the document of a job that the person may run again."""
+
+    async def placed(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a job document with the federation's id in place of its name, or of the only one there is."""
+
+    async def validate(self, document: Mapping[str, Any]) -> JobVerdict:
+        """Return what a job would do; raises JobInvalid with every fault."""
+
+    async def submit(self, document: Mapping[str, Any]) -> JobItem:
+        """Start a job; raises JobInvalid with every fault."""
+
+    async def timeline(self, job_id: str, before: str | None) -> TimelinePage:
+        """Return a job's newest rounds with all that happened in them, or those before a round."""
+
+    async def compare(self, job_ids: Sequence[str]) -> JobComparisonView:
+        """Return up to eight jobs side by side."""
 
     async def measures(self, job_id: str) -> Sequence[Measure]:
         """Return the metrics of a job's evaluation rounds."""

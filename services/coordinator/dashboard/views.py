@@ -56,6 +56,19 @@ class FaultItem:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskMove:
+    """A change of one site's task, as the job's events tell it."""
+
+    round_id: str
+    site_id: str
+    state: str
+    at: datetime
+    attempt: int
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RoundItem:
     """One attempt at one round."""
 
@@ -80,8 +93,11 @@ class RoundItem:
     epoch: int | None = None
     tasks: tuple[TaskItem, ...] = ()
     faults: tuple[FaultItem, ...] = ()
+    cohort: tuple[str, ...] = ()  # the ids of the sites that were asked
     clip_norm: float | None = None  # the limit of an update's norm
     within: float | None = None  # the noisy share of updates within it, where it moves
+    clipped: int | None = None  # how many updates were over a limit, where they are counted
+    staleness: tuple[int, ...] = ()  # versions that came since its changes were begun, where they were trained before
 
     @property
     def open(self) -> bool:
@@ -168,6 +184,8 @@ class JobItem:
     label: str | None = None
     cautions: tuple[str, ...] = ()  # why the newest metrics may say little
     unused: tuple[tuple[str, str], ...] = ()  # columns that are not read, with the reason
+    tags: tuple[str, ...] = ()
+    owner: str = ""  # the user who submitted it
     privacy: str = ""  # what its noise promises; nothing where sums are exact
 
     @property
@@ -196,6 +214,8 @@ class PartItem:
     code: str | None = None  # why the newest task that did not succeed did not
     message: str | None = None
     round_id: str | None = None
+    recent: tuple[tuple[str, str], ...] = ()  # rounds of late, oldest first: their names, and the state of its task
+    trained: int = 0  # changes that wait at the site for a round to collect them
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +223,13 @@ class JobPage:
     """Everything that one job's page shows."""
 
     job: JobItem
-    rounds: tuple[RoundItem, ...]
-    measures: tuple[Measure, ...]
+    rounds: tuple[RoundItem, ...]  # the newest
+    newest: Measure | None
     may_steer: bool
     results: tuple[Result, ...] = ()  # of a statistics job
     parts: tuple[PartItem, ...] = ()
     spent: tuple[SpentItem, ...] = ()  # by noisy sums, so far
+    earlier: bool = False  # whether there are rounds before these
 
     @property
     def current(self) -> RoundItem | None:
@@ -219,6 +240,18 @@ class JobPage:
     def failures(self) -> tuple[tuple[RoundItem, TaskItem], ...]:
         """Each site's failure in any round, newest round first."""
         return tuple((r, task) for r in reversed(self.rounds) for task in r.tasks if task.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePage:
+    """Some rounds of a job, oldest first, with the moves of their tasks; `before`: the round that they precede."""
+
+    job: JobItem
+    rounds: tuple[RoundItem, ...]
+    moves: tuple[TaskMove, ...]
+    names: Mapping[str, str]  # site id -> name
+    earlier: bool
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

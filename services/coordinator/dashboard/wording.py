@@ -27,6 +27,7 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "cancelled": ("calm", "⊘"),
     "open": ("calm", "○"),
     "leased": ("go", "▶"),
+    "trained": ("go", "◕"),
     "passed": ("good", "✓"),
     "caution": ("warn", "!"),
     "valid": ("good", "✓"),

@@ -79,6 +79,7 @@ _REASONS: Final = {
     "dealer-at-fault": "A site dealt shares that do not open its masks, so the sum could not be opened.",
     "noise-rows-spent": "All rows of the job's correlated noise were given, or may have been: submit it as a new job.",
     "noise-row-taken": "The aggregator has given the round's row of the job's correlated noise to another sum.",
+    "buffer": "Too few sites had a change ready within the deadline.",
     "quorum": "Fewer sites than the minimum cohort gave a usable update in time.",
     "deadline": "The round's deadline passed without a result.",
     "overdue": "The round's deadline passed and the aggregator gave no result.",
@@ -116,6 +117,13 @@ _REMEDIES: Final = (
         ("ledger-damaged",),
         "The site's owner finds out what happened (undersong ledger verify, then adopt); then resume the job.",
     ),
+    (
+        ("diverged",),
+        (
+            "Submit it again from its last version (model.version_id) with smaller steps. A single site can claim such "
+            "a loss, and from the mean nothing tells: if that is what happened, resume the job."
+        ),
+    ),
     (("policy-hours",), "Resume the job within the hours that the sites' policies allow."),
     (("policy-",), "The sites' owners may allow it in policy.yaml; then resume the job, or submit another."),
     (
@@ -128,7 +136,7 @@ _REMEDIES: Final = (
         "Raise the limit under resources in the site's policy.yaml; then resume the job.",
     ),
     (
-        ("deadline", "overdue"),
+        ("deadline", "overdue", "buffer"),
         "Look for what is away or slow (undersong doctor); then resume the job.",
     ),
     (("disk-full",), "Free space on the site's disk; then resume the job."),

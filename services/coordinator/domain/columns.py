@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.sites import SiteFacts, alike_columns, having, schema_of, sights_of
 from undersong.shared.documents import pointer

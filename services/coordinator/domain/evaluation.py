@@ -1,12 +1,12 @@
 """What a job's model predicts: the layout of its evaluation sums, and whether the sites' labels fit it."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
 
 from undersong.services.coordinator.domain.findings import Findings
-from undersong.services.coordinator.domain.spec import CohortPart, DataPart, EvaluationPart
+from undersong.services.coordinator.domain.parts import CohortPart, DataPart, EvaluationPart
 from undersong.shared.learning.metrics import (
     BETTER_BELOW,
     COUNTS,
@@ -42,7 +42,7 @@ def check_evaluation(
         found.error("/recipe/params", unknown.detail)
         return
     _check_weights(recipe, params, layout, found)
-    if label is None or layout.startswith(MEANS):  # the recipe alone knows what its labels are
+    if label is None or not _about_label(layout):
         return
     if (problem := _misfit(layout, label)) is not None:
         found.error("/recipe/params", f"at all sites {problem}")
@@ -70,12 +70,21 @@ def reading_of(part: EvaluationPart, data: DataPart, recipe: RecipeSpec, params:
 def _check_weights(recipe: RecipeSpec, params: Mapping[str, Any], layout: str, found: Findings) -> None:
     """Check that the weights of classes, where the recipe has them, are as many as the classes."""
     weights = params.get("class_weights") if "class_weights" in _parameters(recipe) else None
-    if not weights or not isinstance(weights, list) or layout == Task.REGRESSION or layout.startswith(MEANS):
+    if not weights or not isinstance(weights, list) or not _has_classes(layout):
         return
     classes = 2 if layout == Task.BINARY else classes_in(layout)
     if len(weights) != classes:
         said = f"{len(weights)} numbers for {classes} classes: give one for each class, in their order"
         found.error("/recipe/params/class_weights", said)
+
+
+def _about_label(layout: str) -> bool:
+    """Return whether the layout says what labels are; else they are the recipe's own matter, or there are none."""
+    return layout != Task.NEXT_TOKEN and not layout.startswith(MEANS)
+
+
+def _has_classes(layout: str) -> bool:
+    return layout not in (Task.REGRESSION, Task.SURVIVAL) and _about_label(layout)
 
 
 def _parameters(recipe: RecipeSpec) -> set[str]:
@@ -87,9 +96,56 @@ def _wrong_numbers(layout: str, column: Column) -> str | None:
     """Return what is wrong with the numbers of a label for this layout; None where they fit or are not known."""
     if layout == Task.BINARY and column.numbers in ("whole", "real"):
         return "holds other numbers than 0 and 1, which are the classes of task binary"
-    if layout not in (Task.BINARY, Task.REGRESSION) and column.numbers == "real":
+    if layout != Task.BINARY and _has_classes(layout) and column.numbers == "real":
         return f"holds numbers that are no classes (whole numbers from 0 to {classes_in(layout) - 1})"
     return None
+
+
+def check_event(
+    recipe: RecipeSpec,
+    params: Mapping[str, Any],
+    features: Sequence[Column],
+    at_sites: Mapping[str, Column],
+    listed: Collection[str],
+    found: Findings,
+) -> None:
+    """Check that a job with task survival reads the column that says whether the event came.
+
+    `at_sites` is that column as each site declares it, with the kind of numbers that it holds there; of the columns in
+    `listed` the job itself says the order of the categories.
+    """
+    name = event_of(recipe, params)
+    if name is None:
+        return
+    path, names = "/recipe/params/event", [column.name for column in features]
+    if name not in names:
+        said = f"task survival needs the column {name!r}, which is 1 where the event came and 0 where the time was cut"
+        found.error(path, f"{said} short, among the features{hint(name, names)}: list it there, or name another column")
+        return
+    column = features[names.index(name)]
+    if column.type == "category" and len(column.categories or ()) != 2:
+        found.error(path, f"the column {name!r} must have two categories, first that of times cut short, or be 0 and 1")
+    elif column.type == "category" and name not in listed:
+        cut, came = column.categories or ()
+        found.warn(
+            path,
+            f"{came!r} in {name!r} is taken for the event, and {cut!r} for a time cut short, in the order that sites "
+            f"list them in: name both under data.categories.{name}, that of times cut short first, to say it yourself",
+        )
+    elif column.type not in ("number", "category"):
+        found.error(path, f"the column {name!r} is of type {column.type}: it must be a number, 0 or 1, or a category")
+    elif wrong := [site for site, own in at_sites.items() if own.type == "number" and own.numbers in ("whole", "real")]:
+        said = f"at {', '.join(wrong)} the column {name!r} holds other numbers than 0 and 1"
+        found.error(path, f"{said}: map its values under values in each site's datasets.yaml")
+
+
+def event_of(recipe: RecipeSpec, params: Mapping[str, Any]) -> str | None:
+    """Return the column that says whether the event came, of a job with task survival; else None."""
+    try:
+        layout = evaluation_layout(recipe, params)
+    except LayoutUnknown:
+        return None  # another check names it
+    return str(setting(recipe, params, "event")) if layout == Task.SURVIVAL else None
 
 
 def _remedy(layout: str, chosen: Set[str]) -> str:
@@ -116,7 +172,7 @@ def check_rows(
     except LayoutUnknown:
         return  # another check names it
     each, classes = LEAST_POSITIVES, 2
-    if layout == Task.REGRESSION or layout.startswith(MEANS):
+    if not _has_classes(layout):
         return
     if layout != Task.BINARY:
         each, classes = LEAST_CLASS, classes_in(layout)
@@ -265,8 +321,8 @@ def _misfit(layout: str, column: Column) -> str | None:
     count = len(column.categories or ())
     if column.type == "number":
         return None
-    if layout == Task.REGRESSION:
-        return f"the label {column.name!r} is a category; task regression needs a number: choose another task or label"
+    if not _has_classes(layout):
+        return f"the label {column.name!r} is a category; task {layout} needs a number: choose another task or label"
     known = 2 if layout == Task.BINARY else classes_in(layout)
     if count <= known:
         return None

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import Findings
+from undersong.shared.learning.strategies import STRATEGIES
 from undersong.shared.statistics.growth import PARTS
 from undersong.shared.statistics.tree_options import TreeOptions, TreesInvalid, options_of
 from undersong.shared.wire.columns import Column
@@ -38,10 +39,21 @@ def check_growth(
     evaluation: parts.EvaluationPart | None = parsed.get("evaluation")
     if evaluation is not None and evaluation.early_stop is not None:
         findings.error("/evaluation/early_stop", "trees are evaluated once, when all have grown: leave it out")
+    strategy: parts.StrategyPart | None = parsed.get("strategy")
+    if strategy is not None and strategy.name != parts.StrategyPart().name:
+        said = f"trees grow by sums, of which {strategy.name} makes nothing: leave strategy out"
+        against = " (no rule against poisoned updates holds for them)" if _protects(strategy.name) else ""
+        findings.error("/strategy/name", said + against)
     for name in ("strategy", "update"):
         part = parsed.get(name)
         if part is not None and part != type(part)():
             findings.warn(f"/{name}", "no updates are averaged where trees grow by sums: it is not used")
+
+
+def _protects(strategy: str) -> bool:
+    """Return whether a strategy is there against poisoned updates."""
+    found = STRATEGIES.get(strategy)
+    return found is not None and (found.rule is not None or found.rests_on_norms)
 
 
 def _check_sums(options: TreeOptions, columns: Sequence[Column], findings: Findings) -> None:

@@ -27,7 +27,7 @@ from undersong.services.coordinator.domain.progress import (
     next_question,
     next_step,
 )
-from undersong.services.coordinator.domain.recipes import standardises
+from undersong.services.coordinator.domain.recipes import context_of, standardises
 from undersong.services.coordinator.domain.spec import AnySpec, JobSpec, StatisticsSpec
 from undersong.services.coordinator.domain.statistics import session_of
 from undersong.services.coordinator.domain.tasks import SiteTask
@@ -176,10 +176,12 @@ class Job:
         return session_of(self.spec, self.resolved, [self.context[str(at)] for at in range(self.progress.asked)])
 
     def fits(self, sums: Sequence[float]) -> None:
-        """Raise `SumsMisfit` or `TreesInvalid` where these cannot be what a round of sums opened."""
+        """Raise `SumsMisfit`, `TreesInvalid` or `VocabularyInvalid` where a round of sums cannot have opened these."""
         if (growth := self.growth) is not None:
             growth.take(sums)
-        if isinstance(self.spec, StatisticsSpec):
+        elif not isinstance(self.spec, StatisticsSpec):
+            self.told(sums)
+        else:
             session = self.session()
             session.take(self._in_units(session, sums))
 
@@ -225,7 +227,7 @@ class Job:
         if kind is RoundKind.STATISTICS and (growth := self.growth) is not None:
             return job.grown(growth.take(outcome.values), done)
         if kind is RoundKind.STATISTICS:
-            context = {**self.context, "statistics": list(outcome.values)}
+            context = {**self.context, **self.told(outcome.values)}
             return replace(job, context=context, progress=replace(done, statistics_done=True))
         if kind is RoundKind.EVALUATE:
             scores = (*self.progress.scores, dict(outcome.metrics))
@@ -242,6 +244,12 @@ class Job:
             version_digest=outcome.digest,
             progress=replace(done, has_model=True),
         )
+
+    def told(self, sums: Sequence[float]) -> dict[str, list[float]]:
+        """Return what sites are told of the sums that were opened before training."""
+        if isinstance(self.spec, StatisticsSpec):
+            raise TypeError("a statistics job trains nothing")
+        return context_of(self.resolved.recipe, self.spec.recipe.params, sums)
 
     def grown(self, after: Growth | Trees, done: Progress) -> "Job":
         """Take in what a round of sums led to: `trained` counts rounds of trees, all of them when they are complete."""
@@ -327,7 +335,7 @@ class Job:
     def resume(self, now: datetime) -> "Job":
         """Plan rounds again, with all attempts, from the last good version. Idempotent."""
         self._must_go_on()
-        progress = replace(self.progress, excused=self.progress.failures, unable={})
+        progress = replace(self.progress, excused=self.progress.failures, unable={}, diverged=False)
         return replace(
             self,
             state=JobState.RUNNING,

@@ -14,12 +14,25 @@ from undersong.services.coordinator.domain.turns import in_turn, row_of
 from undersong.services.coordinator.domain.validation import largest_cohort
 from undersong.shared.ids import FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.learning.metrics import layout_length
+from undersong.shared.secagg.compression import grid_of
 from undersong.shared.secagg.engines import PUBLIC_ENGINE, engine_facts
 from undersong.shared.secagg.facts import PlanRequest
 from undersong.shared.secagg.private import plan_multiples, plan_noisy
-from undersong.shared.secagg.quantise import counted, plan_counts, plan_encoding, plan_norm, plan_sums, sums_length
+from undersong.shared.secagg.quantise import (
+    MIN_BOUND,
+    MIN_ROTATED_BOUND,
+    counted,
+    plan_counts,
+    plan_encoding,
+    plan_norm,
+    plan_sums,
+    sums_length,
+)
+from undersong.shared.statistics import vocabulary
 from undersong.shared.wire.manifest import (
+    TRAINING,
     TRAINING_ROUND,
+    BufferedChange,
     DataRef,
     Encoding,
     Fold,
@@ -35,16 +48,22 @@ from undersong.shared.wire.privacy import PrivacyTerms
 MOST_UNUSED: Final = 500
 """Columns that are not read, of which a manifest and a version's lineage name no more; the job names all of them."""
 
+_MOST_COORDINATES: Final = 2**36  # of any update: a grid that is fine enough for them is fine enough for fewer
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a round needs beside its job: its id, the sites, the epoch of the database, the deadline, the log's head."""
+    """What a round needs beside its job: its id, the sites, the epoch of the database, the deadline, the log's head.
+
+    buffered: the changes that it collects, where they were made before.
+    """
 
     round_id: RoundId
     cohort: tuple[SiteId, ...]
     epoch: int
     deadline_s: float
     log_head: LogHead | None = None
+    buffered: tuple[BufferedChange, ...] = ()
 
 
 def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[SiteId, ...]:
@@ -76,13 +95,16 @@ def train_encoding(
         return plan_noisy(summands=summands, clip_norm=norm, modulus_bits=bits, terms=terms)
     if proved:
         return plan_norm(summands=summands, clip_norm=update.clip_norm or update.bound)
-    return plan_encoding(
+    made = plan_encoding(
         summands=summands,
         max_weight=1 if spec.strategy.weighting == "equal" else update.max_weight,
         clip_norm=update.clip_norm,
         bound_value=None if update.clip_norm is not None else update.bound,
         modulus_bits=update.modulus_bits,
+        least=MIN_ROTATED_BOUND if update.rotation else MIN_BOUND,
     )
+    grid_of(made, update.compression, _MOST_COORDINATES)
+    return made
 
 
 def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
@@ -92,10 +114,11 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
     if job.model_id is None:
         raise ValueError("the job has no model in the registry yet")
     spec, recipe, size = job.spec, job.resolved.recipe, len(settled.cohort)
-    row = row_of(job.resolved.privacy, job.progress.row) if step.kind is RoundKind.TRAIN else None
+    trains = step.kind in TRAINING
+    row = row_of(job.resolved.privacy, job.progress.row) if trains else None
     summands = size if row is None else max(size, largest_cohort(spec, job.resolved))  # one grid for all rows of noise
     engine = PUBLIC_ENGINE if step.kind is RoundKind.INITIALISE else spec.engine
-    measures = step.kind in (RoundKind.TRAIN, RoundKind.EVALUATE)
+    measures = trains or step.kind is RoundKind.EVALUATE
     return RoundManifest(
         federation_id=FederationId(job.federation_id),
         job_id=JobId(job.id),
@@ -113,7 +136,7 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         encoding=_encoding(step.kind, summands, spec, job),
         cohort=settled.cohort,
         min_cohort=1 if step.kind is RoundKind.INITIALISE else min(spec.cohort.min, size),
-        target=_target(size, spec) if step.kind is RoundKind.TRAIN else size,
+        target=_target(size, spec) if trains else size,
         strategy=StrategyRef(name=spec.strategy.name, params=spec.strategy.params),
         seed=derive_seed(spec.cohort.seed, step.task),
         deadline_s=settled.deadline_s,
@@ -121,8 +144,10 @@ def manifest_for(job: Job, step: Step, settled: Settled) -> RoundManifest:
         weight_unit=job.resolved.weight_unit,
         log_head=settled.log_head,
         request=job_request(job, _fixed_clip(size, spec, job.resolved.privacy)),
-        privacy=job.resolved.privacy if step.kind is RoundKind.TRAIN else None,
+        privacy=job.resolved.privacy if trains else None,
         noise_row=row,
+        buffered=settled.buffered,
+        compression=spec.update.compression if step.kind is RoundKind.TRAIN else None,
         **_form(job, step.kind),
     )
 
@@ -150,15 +175,24 @@ def _data(job: Job, spec: JobSpec, kind: RoundKind) -> DataRef:
 
 
 def _context(job: Job, spec: JobSpec, step: Step) -> dict[str, list[float]]:
-    """Return what recipes are told beside their parameters; where they train, the round's place in the job."""
-    place = {TRAINING_ROUND: [float(step.number - 1), float(spec.rounds)]} if step.kind is RoundKind.TRAIN else {}
-    return {**job.context, **place}
+    """Return what recipes are told beside their parameters; where they train, the round's place in the job.
+
+    What sites added up before they train is in the model from its first version on, and told for that alone.
+    """
+    told = {name: values for name, values in job.context.items() if not job.progress.has_model or name not in _SUMMED}
+    place = {TRAINING_ROUND: [float(job.progress.trained), float(spec.rounds)]} if step.kind in TRAINING else {}
+    return {**told, **place}
+
+
+_SUMMED: Final = ("statistics", vocabulary.RULE)
 
 
 def _form(job: Job, kind: RoundKind) -> dict[str, Any]:
-    """Return the form of sums, where it is known: of an evaluation, and of those that a model grows by."""
+    """Return the form of sums, where it is known: of an evaluation, a vocabulary, and those that a model grows by."""
     if kind is RoundKind.STATISTICS and job.growth is not None:
         return {"length": sums_length(job.growth.length)}
+    if kind is RoundKind.STATISTICS and job.resolved.recipe.reduces is not None:
+        return {"length": sums_length(vocabulary.LENGTH)}
     if kind is not RoundKind.EVALUATE:
         return {}
     asks = isinstance(job.spec, JobSpec) and job.spec.evaluation.sites
@@ -216,7 +250,8 @@ def _asking(job: Job, spec: StatisticsSpec, step: Step, settled: Settled) -> Rou
 
 def _plan_request(kind: RoundKind, size: int, spec: JobSpec) -> PlanRequest:
     """Return what the job asks of the engine of a round of this kind."""
-    return PlanRequest(kind, size, spec.update.norm_equality_proofs)
+    summed = RoundKind.TRAIN if kind is RoundKind.PREPARE else kind  # owners' floors hold for an order, too
+    return PlanRequest(summed, size, spec.update.norm_equality_proofs)
 
 
 def draft(manifest: RoundManifest) -> bool:
@@ -239,7 +274,7 @@ def _model(job: Job) -> ModelRef:
 def _encoding(kind: RoundKind, summands: int, spec: JobSpec, job: Job) -> Encoding | None:
     if kind is RoundKind.INITIALISE:
         return None
-    if kind is not RoundKind.TRAIN:
+    if kind not in TRAINING:
         return plan_sums(summands=summands)
     return train_encoding(summands, spec, job.resolved.privacy, job.progress.clip_norm)
 

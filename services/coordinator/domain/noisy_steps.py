@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.recipes import check_record_params
 from undersong.shared.wire.privacy import MOST_COUNT, NoisySteps

@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import Findings
+from undersong.services.coordinator.domain.recipes import given_instead
 from undersong.services.coordinator.domain.turns import settle_turns
 from undersong.shared.errors import Invalid, Refusal
 from undersong.shared.learning.strategies import robust_rule
@@ -29,6 +30,7 @@ from undersong.shared.wire.privacy import (
     PrivacyTerms,
     PrivacyUnit,
 )
+from undersong.shared.wire.profiles import RecipeSpec
 
 _SECTION: Final = "/privacy"
 _LEAST_EPSILON: Final = 1e-9
@@ -142,10 +144,13 @@ def check_training(
         findings.warn("/evaluation/every", f"evaluations are {_EXACT}: set it to 0 to do without")
 
 
-def warn_standardising(asked: parts.PrivacyPart | None, recipe: str, standardises: bool, findings: Findings) -> None:
+def warn_standardising(
+    asked: parts.PrivacyPart | None, recipe: RecipeSpec, standardises: bool, findings: Findings
+) -> None:
     """Say that a private job's recipe adds exact sums before it trains."""
     if standardises and asked is not None and asked.noisy:
-        findings.warn("/recipe", f"{recipe} standardises columns by {_EXACT}; give params.ranges to do without")
+        does = "standardises columns" if recipe.reduces is None else f"makes its {recipe.reduces}"
+        findings.warn("/recipe", f"{recipe.name} {does} by {_EXACT}; give params.{given_instead(recipe)} to do without")
 
 
 def calibrated(

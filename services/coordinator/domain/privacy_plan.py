@@ -5,8 +5,9 @@ from typing import Final
 
 from pydantic import Field
 
+from undersong.services.coordinator.domain.parts import Part
 from undersong.services.coordinator.domain.privacy import calibrated, deviation_of, share_noise
-from undersong.services.coordinator.domain.spec import Part, StatisticsSpec
+from undersong.services.coordinator.domain.spec import StatisticsSpec
 from undersong.services.coordinator.domain.validation import ValidJob, largest_cohort
 from undersong.shared.errors import Refusal
 from undersong.shared.privacy import toeplitz

@@ -17,6 +17,7 @@ _FIRST_REST: Final = timedelta(seconds=2)
 _LONGEST_REST: Final = timedelta(minutes=2)
 
 
+DIVERGED: Final = "diverged"
 DIVERGED_TIMES: Final = 1000.0
 """A loss so many times that of the first round is no setback of training any more."""
 _LEAST_LOSS: Final = 1e-3  # updates say their loss in thousandths,
@@ -168,7 +169,7 @@ def next_step(plan: Plan, progress: Progress, last_failure: str | None = None) -
     # Attempts are numbered over all tries, also those before a pause: an attempt's number is never used twice, because
     # sites answer a (kind, number, attempt) once.
     if progress.diverged:
-        return Finished(JobState.FAILED, "diverged")
+        return Finished(JobState.FAILED, DIVERGED)
     if progress.tries >= MAX_ATTEMPTS_PER_STEP:
         return Stalled(last_failure or "round-failed")
     attempt = progress.failures + 1

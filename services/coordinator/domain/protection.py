@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.services.coordinator.domain.sites import SiteFacts
 from undersong.shared.learning.strategies import STRATEGIES, Strategy, StrategyUnknown
@@ -107,6 +107,60 @@ def check_rule(
     if strategy.weighting != "equal":
         findings.warn("/strategy/weighting", f"{chosen.name} counts every site the same, whatever its examples")
     _check_enough(chosen, strategy, cohort, findings)
+
+
+def check_compression(
+    engine: str | None,
+    strategy: parts.StrategyPart | None,
+    update: parts.UpdatePart | None,
+    privacy: parts.PrivacyPart | None,
+    engines: Mapping[str, EngineFacts],
+    findings: Findings,
+) -> None:
+    """Check that what is done to updates before they are encoded goes together with the rest of the job."""
+    if update is None or update.compression is None:
+        return
+    facts = engines.get(engine or "")
+    if update.rotation and facts is not None and facts.proves_norm:
+        others = names_of(each for each in engines.values() if not each.proves_norm)
+        findings.error(
+            "/update/rotation", f"{engine} sends words of 64 bits, rotated or not: leave it out, or name {others}"
+        )
+    if update.rotation and update.clip_norm is None:
+        findings.error(
+            "/update/clip_norm",
+            "update.rotation needs the limit of an update's L2 norm: without it nothing says how large a rotated "
+            "coordinate can be. Give it, or leave rotation out",
+        )
+    known = None if strategy is None else STRATEGIES.get(strategy.name)
+    if known is not None and known.buffered:
+        findings.error(
+            "/update",
+            f"with {known.name} sites train before they know their round, and send changes whole: leave rotation, keep "
+            "and error_feedback out, or take another strategy",
+        )
+    if update.error_feedback and known is not None and known.rescale is not None:
+        findings.error(
+            "/update/error_feedback",
+            f"with {known.name} changes of different rounds are in different units, and what one left out is no "
+            "part of the next: leave it out, or take another strategy",
+        )
+    if privacy is None or not privacy.noisy:
+        return
+    if privacy.model != "record":
+        fields = (("rotation", update.rotation), ("keep", update.keep is not None))
+        for name in (name for name, asked in fields if asked):
+            findings.error(
+                f"/update/{name}",
+                f"privacy.model {privacy.model} accounts for updates that are sent whole, and as they are: leave it "
+                "out, or take privacy.model record",
+            )
+    if update.error_feedback:
+        findings.error(
+            "/update/error_feedback",
+            "what a site keeps of earlier rounds would be sent again, and a round's noise is accounted for that "
+            "round's change alone: leave it out, or leave privacy out",
+        )
 
 
 def _check_enough(

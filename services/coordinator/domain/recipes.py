@@ -5,23 +5,35 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import SchemaError
 from jsonschema.exceptions import ValidationError as ParamsError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.findings import MAX_ERRORS, Findings
 from undersong.services.coordinator.domain.sites import TOLD, SiteFacts, profile_of
 from undersong.shared.documents import pointer
-from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout
+from undersong.shared.learning.metrics import LayoutUnknown, evaluation_layout, setting
 from undersong.shared.learning.strategies import STRATEGIES, params_at_sites
 from undersong.shared.names import hint
+from undersong.shared.statistics.vocabulary import settled
 from undersong.shared.wire.columns import Column
 from undersong.shared.wire.profiles import ABOUT_TRAINING, RecipeSpec, Task
 
 _RANGES: Final = "ranges"
+
+
+def _is_whole(_: TypeChecker, value: object) -> bool:
+    """Return whether a value is whole in type too: recipes count by it, and 2.0 counts nothing."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator: Final = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole)
+)
 _SET_BY: Final = frozenset(name for one in STRATEGIES.values() for name in one.at_sites(one.defaults))
 """Parameters of recipes that follow from a job's strategy."""
 
@@ -84,8 +96,20 @@ def check_trained_with(
 
 
 def standardises(recipe: RecipeSpec, params: Mapping[str, Any]) -> bool:
-    """Return whether a training job adds up its columns before it trains: not where their ranges are declared."""
-    return recipe.statistics and not params.get(_RANGES)
+    """Return whether a training job adds up its columns before it trains: not where the job says what would follow."""
+    return recipe.statistics and not params.get(given_instead(recipe))
+
+
+def given_instead(recipe: RecipeSpec) -> str:
+    """Return the parameter that makes those sums needless: ranges of columns, or a vocabulary."""
+    return _RANGES if recipe.reduces is None else recipe.reduces
+
+
+def context_of(recipe: RecipeSpec, params: Mapping[str, Any], sums: Sequence[float]) -> dict[str, list[float]]:
+    """Return what sites are told of the sums that a training job opened before it trains; raises a `Refusal`."""
+    if recipe.reduces is None:
+        return {"statistics": list(sums)}
+    return settled(sums, {name: setting(recipe, params, name) for name in ("vocabulary_size", "min_sites")})
 
 
 def check_ranges(
@@ -119,9 +143,9 @@ def check_record_params(recipe: RecipeSpec, params: Mapping[str, Any], findings:
 
 def _check(schema: Mapping[str, Any], params: Mapping[str, Any], findings: Findings, why: str = "") -> bool:
     # An empty registry keeps a site's schema from making us fetch what it refers to.
-    validator = Draft202012Validator(schema, registry=Registry())
+    validator = _Validator(schema, registry=Registry())
     try:
-        Draft202012Validator.check_schema(schema)
+        _Validator.check_schema(schema)
         found: list[ParamsError] = list(validator.iter_errors(dict(params)))
     except (SchemaError, Unresolvable) as error:
         findings.error("/recipe/name", f"the recipe's own parameter schema cannot be used: {type(error).__name__}")

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.columns import agreed_column, all_categories, check_listed, declared_columns
 from undersong.services.coordinator.domain.evaluation import check_no_enough
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
@@ -32,10 +32,8 @@ from undersong.shared.statistics.queries import (
     Quantiles,
     Query,
     Regression,
-    most_rounds,
-    most_sums,
-    terms_of,
 )
+from undersong.shared.statistics.query_sizes import most_rounds, most_sums, terms_of
 from undersong.shared.statistics.session import QuerySession
 from undersong.shared.statistics.steps import Setting
 from undersong.shared.wire.columns import agree

@@ -1,8 +1,9 @@
 """A task: one site's part in one round.
 
-``open → leased → done | expired | rejected(code) | dead``. A lease that runs out opens the task again, at most
-`MAX_ATTEMPTS` times. An expired task may come back while its round still collects, because expiry only says that the
-coordinator stopped waiting: whether the site's update counts is the aggregator's to say.
+``open → leased → [trained →] done | expired | rejected(code) | dead``. A lease that runs out opens the task again, at
+most `MAX_ATTEMPTS` times. An expired task may come back while its round still collects, because expiry only says that
+the coordinator stopped waiting: whether the site's update counts is the aggregator's to say. A task of a training order
+is `trained` while the site holds a change that no round has collected yet.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Final
 
 from undersong.shared.errors import Conflict, Gone
 from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+from undersong.shared.wire.manifest import RoundKind
 
 DEALER_AT_FAULT: Final = "dealer-at-fault"
 """The code of a site whose secret shares others cannot use: it takes part in no later round of the job."""
@@ -34,6 +36,7 @@ class TaskState(StrEnum):
 
     OPEN = "open"
     LEASED = "leased"
+    TRAINED = "trained"
     DONE = "done"
     EXPIRED = "expired"
     REJECTED = "rejected"
@@ -94,6 +97,11 @@ class SiteTask:
         """Whether the round still waits for it."""
         return self.state in OUTSTANDING
 
+    @property
+    def failed(self) -> bool:
+        """Whether its site could not do it: no token opens it again."""
+        return self.state in (TaskState.REJECTED, TaskState.DEAD)
+
     def live(self, now: datetime) -> bool:
         """Return whether an unexpired lease is held."""
         return self.state is TaskState.LEASED and self.lease_expires_at is not None and now < self.lease_expires_at
@@ -137,6 +145,8 @@ class SiteTask:
 
         A task that expired under this very lease may still be completed: its bytes were accepted elsewhere already.
         """
+        if self.ordered:
+            return self._trained(token, now)
         # One task is completed with one digest: a second one would mean two updates for one place in the sum.
         if self.state is TaskState.DONE and self.digest is not None:
             if self.digest != digest:
@@ -147,6 +157,26 @@ class SiteTask:
         return replace(
             self, state=TaskState.DONE, digest=digest, progress=1.0, code=None, message=None, finished_at=now
         )
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it is a task of a training order: what it makes stays at the site until a round collects it."""
+        return self.kind == RoundKind.PREPARE
+
+    def _trained(self, token: str, now: datetime) -> "SiteTask":
+        if self.lease_token == token and self.state in (TaskState.TRAINED, TaskState.DONE):
+            return self
+        if self.lease_token != token or self.state not in (TaskState.LEASED, TaskState.EXPIRED):
+            raise StaleLease(f"Task {self.id} is {self.state}, and not under this lease.")
+        return replace(self, state=TaskState.TRAINED, progress=1.0, code=None, message=None, finished_at=now)
+
+    def collected(self) -> "SiteTask":
+        """Return the task of an order whose change was given, or may have been: it is given to no other round."""
+        return replace(self, state=TaskState.DONE) if self.state is TaskState.TRAINED else self
+
+    def dropped(self, code: str) -> "SiteTask":
+        """Return the task of an order whose change no round will collect."""
+        return replace(self, state=TaskState.EXPIRED, code=code) if self.state is TaskState.TRAINED else self
 
     def fail(
         self, token: str, code: str, message: str, trace: Sequence[str], now: datetime, *, again: bool = False

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
 from undersong.services.coordinator.domain.cohort import rank
 from undersong.services.coordinator.domain.findings import Findings
 from undersong.shared.errors import Invalid

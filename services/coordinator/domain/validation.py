@@ -7,20 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from undersong.services.coordinator.domain import spec as parts
+from undersong.services.coordinator.domain import parts
+from undersong.services.coordinator.domain.buffers import check_buffer
 from undersong.services.coordinator.domain.columns import choose_columns, declared_columns, group_column
 from undersong.services.coordinator.domain.evaluation import (
     check_evaluation,
+    check_event,
     check_kind,
     check_part,
     check_rows,
     check_watched,
+    event_of,
 )
 from undersong.services.coordinator.domain.findings import Findings, parse_fields
 from undersong.services.coordinator.domain.growing import check_growth
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
 from undersong.services.coordinator.domain.privacy import Protected, check_training, settle_terms, warn_standardising
-from undersong.services.coordinator.domain.protection import check_cohort, check_protection, check_proved, check_rule
+from undersong.services.coordinator.domain.protection import (
+    check_cohort,
+    check_compression,
+    check_protection,
+    check_proved,
+    check_rule,
+)
 from undersong.services.coordinator.domain.recipes import (
     check_params,
     check_ranges,
@@ -111,6 +120,9 @@ def judge(document: Mapping[str, Any], world: World) -> ValidJob:
         findings.error("/federation_id", "there is no such federation")
     resolved = _resolve(parsed, world, findings)
     _check_rules(parsed, world, findings)
+    recipe: parts.RecipePart | None = parsed.get("recipe")
+    eligible = len(resolved.eligible) if resolved is not None else None
+    check_buffer(parsed, recipe.params if recipe is not None else None, eligible, findings)
     check_kind(document, parsed, findings)
     terms = _settle_privacy(parsed, resolved, world, findings)
     spec = JobSpec.model_validate(document) if not findings.errors else None
@@ -149,9 +161,13 @@ def _resolve(parsed: Mapping[str, Any], world: World, findings: Findings) -> Res
         label = next((column for column in chosen.columns if column.name == chosen.label), None)
         at_sites = declared_columns(data.dataset, chosen.label, chosen.sites) if chosen.label is not None else {}
         check_evaluation(recipe, recipe_part.params, label, at_sites, findings)
-        check_ranges(recipe, recipe_part.params, chosen.columns, chosen.label, findings)
+        features = [column for column in chosen.columns if column.name in chosen.features]
+        event = event_of(recipe, recipe_part.params)
+        events = declared_columns(data.dataset, event or "", chosen.sites)
+        check_event(recipe, recipe_part.params, features, events, data.categories, findings)
+        scaled = [column for column in chosen.columns if column.name != event]
+        check_ranges(recipe, recipe_part.params, scaled, chosen.label, findings)
         if recipe.grows is not None and parsed.get("kind") != "evaluate":
-            features = [column for column in chosen.columns if column.name in chosen.features]
             check_growth(parsed, recipe_part.params, features, findings)
         counts = [schema_of(site, data.dataset).rows for site in chosen.sites]
         check_rows(parsed.get("evaluation"), recipe, recipe_part.params, counts, findings)
@@ -176,6 +192,8 @@ def _check_rules(parsed: Mapping[str, Any], world: World, findings: Findings) ->
     strategy: parts.StrategyPart | None = parsed.get("strategy")
     check_proved(parsed.get("engine"), strategy, parsed.get("update"), world.engines, findings)
     check_rule(parsed.get("engine"), strategy, parsed.get("cohort"), parsed.get("update"), world.engines, findings)
+    update, privacy = parsed.get("update"), parsed.get("privacy")
+    check_compression(parsed.get("engine"), strategy, update, privacy, world.engines, findings)
     if strategy is not None:
         try:
             world.check_strategy(strategy.name, strategy.params)
@@ -202,7 +220,7 @@ def _settle_privacy(
     if resolved is not None:
         recipe: parts.RecipePart | None = parsed.get("recipe")
         exact = recipe is not None and standardises(resolved.recipe, recipe.params)
-        warn_standardising(asked, resolved.recipe.name, exact, findings)
+        warn_standardising(asked, resolved.recipe, exact, findings)
     protected = _protected(parsed, asked, resolved, world, findings)
     facts = world.engines.get(parsed.get("engine", ""))
     return settle_terms(asked, parsed.get("cohort"), facts, protected, findings)

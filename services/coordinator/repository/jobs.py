@@ -7,7 +7,22 @@ from functools import partial
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import Integer, Select, String, Table, bindparam, insert, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Integer,
+    String,
+    Table,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    type_coerce,
+    update,
+)
 
 from undersong.services.coordinator.domain.causes import Cause
 from undersong.services.coordinator.domain.jobs import Job
@@ -15,7 +30,9 @@ from undersong.services.coordinator.domain.progress import JobState, Progress
 from undersong.services.coordinator.domain.spec import spec_of
 from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT
 from undersong.services.coordinator.domain.validation import Resolved
+from undersong.services.coordinator.domain.webhooks import EVENTS
 from undersong.services.coordinator.repository import Overtaken
+from undersong.services.coordinator.repository.webhooks import WebhookRepository
 from undersong.services.coordinator.tables import JobEventRow, JobRow
 from undersong.shared.database import Page, Transaction, page
 from undersong.shared.errors import no_such
@@ -63,6 +80,48 @@ class JobEvent:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a list has, and in which order; what is None is not asked for.
+
+    name: a part of the name, in either case. owner: the name of the user who submitted it. sort: `created`, `name` or
+    `state`, falling with a minus before it.
+    """
+
+    federation_id: str | None = None
+    state: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    owner: str | None = None
+    tag: str | None = None
+    sort: str = "-created"
+
+
+EVERY_JOB = JobFilter()
+_ORDERS: Mapping[str, str] = {"created": "id", "name": "name", "state": "state"}  # ids sort by the time they were made
+
+
+def _names_tag(tags: ColumnElement[str], tag: str) -> ColumnElement[bool]:
+    """Return whether a list in JSON has a tag, exactly as written: SQLite's LIKE takes either case for the other.
+
+    Tags have no quotes in them, so that the list names one exactly where it has it in quotes.
+    """
+    return func.replace(tags, f'"{tag}"', "") != tags
+
+
+def _conditions(chosen: JobFilter) -> list[ColumnElement[bool]]:
+    spec = type_coerce(JobRow.spec, JSON)
+    found: list[ColumnElement[bool] | None] = [
+        None if chosen.federation_id is None else JobRow.federation_id == chosen.federation_id,
+        None if chosen.state is None else JobRow.state == chosen.state,
+        None if chosen.kind is None else spec["kind"].as_string() == chosen.kind,
+        None if chosen.name is None else JobRow.name.icontains(chosen.name, autoescape=True),
+        None if chosen.owner is None else JobRow.created_by == chosen.owner,
+        None if chosen.tag is None else _names_tag(spec["tags"].as_string(), chosen.tag),
+    ]
+    return [each for each in found if each is not None]
+
+
 class JobRepository:
     """Jobs in one transaction."""
 
@@ -105,23 +164,24 @@ class JobRepository:
         if done.first() is None:
             raise Overtaken(f"Job {job.id} was changed by another request just now.", retry_after_s=1)
 
-    async def list(
-        self,
-        within: Collection[str] | None,
-        federation_id: str | None,
-        state: str | None,
-        limit: int,
-        after: str | None,
-    ) -> Page[Job]:
-        """Return a page of jobs in the federations `within` (None is all), newest first."""
-        query: Select[JobRow] = select(JobRow)
-        if within is not None:
-            query = query.where(JobRow.federation_id.in_(within))
-        if federation_id is not None:
-            query = query.where(JobRow.federation_id == federation_id)
-        if state is not None:
-            query = query.where(JobRow.state == state)
-        return (await page(self._session, query, JobRow.id, limit, after, descending=True)).map(_job)
+    async def list(self, within: Collection[str] | None, chosen: JobFilter, limit: int, after: str | None) -> Page[Job]:
+        """Return a page of the chosen jobs in the federations `within` (None is all), in the order that is asked for.
+
+        after: the id of the last job of the page before.
+        """
+        query = select(JobRow).where(*_conditions(chosen))
+        seen = true() if within is None else JobRow.federation_id.in_(within)
+        query = query.where(seen)
+        column, falling = getattr(JobRow, _ORDERS[chosen.sort.removeprefix("-")]), chosen.sort.startswith("-")
+        if column is JobRow.id:
+            return (await page(self._session, query, JobRow.id, limit, after, descending=falling)).map(_job)
+        if after is not None:
+            last = select(column).where(JobRow.id == after, seen).scalar_subquery()
+            beyond = column < last if falling else column > last
+            query = query.where(or_(beyond, and_(column == last, JobRow.id > after)))
+        query = query.order_by(column.desc() if falling else column.asc(), JobRow.id).limit(limit + 1)
+        rows = (await self._session.scalars(query)).all()
+        return Page([_job(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
 
     async def due(self, now: datetime) -> Sequence[JobId]:
         """Return running jobs without a round that should have been looked at by now."""
@@ -145,6 +205,7 @@ class JobRepository:
     async def record_all(self, job_id: str, entries: Sequence[Entry], *, notify: bool = True) -> None:
         """Append events, at least one, in their order."""
         last = await self._session.scalar(_NUMBERED, {"job": job_id, "more": len(entries)}) or 0
+        numbered = list(enumerate(entries, last - len(entries) + 1))
         now = await self._tx.now()
         rows = [
             {
@@ -156,9 +217,12 @@ class JobRepository:
                 "trace": entry.trace,
                 "created_at": now,
             }
-            for number, entry in enumerate(entries, last - len(entries) + 1)
+            for number, entry in numbered
         ]
         await self._session.execute(_ADD_EVENT, rows)
+        offered = [(number, entry.type) for number, entry in numbered if entry.type in EVENTS]
+        if offered:
+            await WebhookRepository(self._tx).announce(job_id, offered)
         for entry in entries:
             self._tx.after_commit(partial(_tell, job_id, entry))
             if notify:
@@ -185,6 +249,22 @@ class JobRepository:
             .limit(limit)
         )
         return [_event(row) for row in await self._session.scalars(query)]
+
+    async def events_between(
+        self, job_id: str, start: datetime, end: datetime | None, types: Collection[str], limit: int
+    ) -> Sequence[JobEvent]:
+        """Return the job's events of these types, or all, between two moments (without an end: until now), in order."""
+        query = select(JobEventRow).where(JobEventRow.job_id == job_id, JobEventRow.created_at >= start)
+        if end is not None:
+            query = query.where(JobEventRow.created_at <= end)
+        if types:
+            query = query.where(JobEventRow.type.in_(sorted(types)))
+        return [_event(row) for row in await self._session.scalars(query.order_by(JobEventRow.number).limit(limit))]
+
+    async def counts(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Return how many events each of these jobs has."""
+        query = select(_JOBS.c.id, _JOBS.c.events).where(_JOBS.c.id.in_(sorted(job_ids)))
+        return {row.id: row.events for row in await self._session.execute(query)}
 
     async def faults(self, job_id: str) -> Sequence[JobEvent]:
         """Return the events that name sites which broke the engine's protocol in a round, or of which others say so."""

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, cast
 
 from sqlalchemy import Integer, Row, String, Table, bindparam, func, insert, select, update
 
+from undersong.services.coordinator.domain.comparison import PublishedRound
 from undersong.services.coordinator.domain.rounds import ENDED, Phase, Round
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.tables import RoundRow
@@ -33,6 +34,23 @@ _COUNT = (
     )
     .returning(*_LIGHT)
 )
+_OF_JOBS = _ROUNDS.c.job_id.in_(bindparam("jobs", expanding=True, type_=String()))
+_PUBLISHED = select(
+    _ROUNDS.c.job_id, _ROUNDS.c.kind, _ROUNDS.c.number, _ROUNDS.c.got, _ROUNDS.c.finished_at, _ROUNDS.c.metrics
+).where(
+    _OF_JOBS,
+    _ROUNDS.c.kind.in_([str(RoundKind.TRAIN), str(RoundKind.EVALUATE)]),
+    _ROUNDS.c.phase == str(Phase.PUBLISHED),
+)
+_NEWEST_TRAINED = select(_ROUNDS.c.job_id, _ROUNDS.c.result).where(
+    _ROUNDS.c.id.in_(
+        select(func.max(_ROUNDS.c.id))
+        .where(_OF_JOBS, _ROUNDS.c.kind == str(RoundKind.TRAIN), _ROUNDS.c.phase == str(Phase.PUBLISHED))
+        .group_by(_ROUNDS.c.job_id)
+    )
+)
+_SUMS = RoundRow.kind != str(RoundKind.PREPARE)
+_ORDERS = RoundRow.kind == str(RoundKind.PREPARE)
 _OPEN_PHASES = tuple(str(phase) for phase in Phase if phase not in ENDED)
 
 
@@ -164,30 +182,37 @@ class RoundRepository:
 
     async def answered(self) -> Sequence[RoundId]:
         """Return rounds in collection that wait for no site any more, oldest first."""
-        query = select(RoundRow.id).where(RoundRow.phase == Phase.COLLECTING, RoundRow.outstanding == 0)
+        query = select(RoundRow.id).where(RoundRow.phase == Phase.COLLECTING, RoundRow.outstanding == 0, _SUMS)
         return [RoundId(one) for one in await self._session.scalars(query.order_by(RoundRow.next_check_at).limit(20))]
 
     async def oldest(self) -> dict[Phase, datetime]:
         """For each phase that is no end, when the oldest round in it was planned."""
-        query = select(RoundRow.phase, func.min(RoundRow.created_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
+        query = select(RoundRow.phase, func.min(RoundRow.created_at)).where(RoundRow.phase.in_(_OPEN_PHASES), _SUMS)
         rows = await self._session.execute(query.group_by(RoundRow.phase))
         return {Phase(phase): moment for phase, moment in rows}
 
     async def open_count(self) -> int:
         """Return how many rounds have not ended."""
-        query = select(func.count()).select_from(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES))
+        query = select(func.count()).select_from(RoundRow).where(RoundRow.phase.in_(_OPEN_PHASES), _SUMS)
         return await self._session.scalar(query) or 0
 
-    async def ended(self, since: datetime) -> Sequence[tuple[Phase, float]]:
-        """Return rounds that ended since then: how, and how many seconds after they were planned."""
-        query = select(RoundRow.phase, RoundRow.created_at, RoundRow.finished_at).where(RoundRow.finished_at >= since)
-        rows = await self._session.execute(query.order_by(RoundRow.id.desc()).limit(10_000))
-        return [(Phase(row.phase), (row.finished_at - row.created_at).total_seconds()) for row in rows]
+    async def ended(self, since: datetime) -> dict[Phase, int]:
+        """Return how many rounds ended since then, by how."""
+        query = select(RoundRow.phase, func.count()).where(RoundRow.finished_at >= since, _SUMS)
+        return {Phase(phase): count for phase, count in await self._session.execute(query.group_by(RoundRow.phase))}
+
+    async def lengths(self, since: datetime, limit: int) -> Sequence[float]:
+        """Return for the newest rounds published since then the seconds from plan to publication, the least first."""
+        query = select(_ROUNDS.c.created_at, _ROUNDS.c.finished_at).where(
+            RoundRow.finished_at >= since, RoundRow.phase == str(Phase.PUBLISHED), _SUMS
+        )
+        rows = await self._session.execute(query.order_by(RoundRow.id.desc()).limit(limit))
+        return sorted((row.finished_at - row.created_at).total_seconds() for row in rows)
 
     async def earliest_deadline(self) -> datetime | None:
         """Return the deadline that passes first among rounds that have not ended."""
         return await self._session.scalar(
-            select(func.min(RoundRow.deadline_at)).where(RoundRow.phase.in_(_OPEN_PHASES))
+            select(func.min(RoundRow.deadline_at)).where(RoundRow.phase.in_(_OPEN_PHASES), _SUMS)
         )
 
     async def turnout(self, limit: int) -> Sequence[tuple[int, int, int]]:
@@ -195,7 +220,7 @@ class RoundRepository:
         query = (
             select(RoundRow.got, RoundRow.min_cohort, RoundRow.cohort)
             .where(RoundRow.phase.in_([str(Phase.PUBLISHED), str(Phase.FAILED)]))
-            .where(RoundRow.kind != str(RoundKind.INITIALISE), RoundRow.finished_at.is_not(None))
+            .where(RoundRow.kind != str(RoundKind.INITIALISE), RoundRow.finished_at.is_not(None), _SUMS)
             .order_by(RoundRow.id.desc())
             .limit(limit)
         )
@@ -212,9 +237,39 @@ class RoundRepository:
         return [RoundId(one) for one in await self._session.scalars(query)]
 
     async def ended_of(self, job_id: str) -> Sequence[StoredRound]:
-        """Return a job's rounds that have ended, oldest first."""
-        query = select(RoundRow).where(RoundRow.job_id == job_id, RoundRow.phase.in_([str(phase) for phase in ENDED]))
+        """Return a job's rounds that have ended, oldest first, without its training orders."""
+        ended = RoundRow.phase.in_([str(phase) for phase in ENDED])
+        query = select(RoundRow).where(RoundRow.job_id == job_id, ended, _SUMS)
         return [_record(row) for row in await self._session.scalars(query.order_by(RoundRow.id))]
+
+    async def orders(self, job_id: str) -> Sequence[StoredRound]:
+        """Return a job's training orders that have not ended, oldest first."""
+        query = select(RoundRow).where(RoundRow.job_id == job_id, RoundRow.phase.in_(_OPEN_PHASES), _ORDERS)
+        return [_record(row) for row in await self._session.scalars(query.order_by(RoundRow.id))]
+
+    async def newest_of_job(self, job_id: str, limit: int, before: str | None = None) -> Sequence[StoredRound]:
+        """Return the job's newest rounds, the newest first; with `before`, of those that are older than that one.
+
+        Its training orders are left out.
+        """
+        query = select(_ROUNDS).where(_ROUNDS.c.job_id == job_id, _ROUNDS.c.kind != str(RoundKind.PREPARE))
+        if before is not None:
+            query = query.where(_ROUNDS.c.id < before)
+        return [_record(row) for row in await self._session.execute(query.order_by(_ROUNDS.c.id.desc()).limit(limit))]
+
+    async def published(self, job_ids: Collection[str]) -> Sequence[PublishedRound]:
+        """Return the published rounds of these jobs that trained or evaluated; read without their documents."""
+        rows = await self._session.execute(_PUBLISHED, {"jobs": list(job_ids)})
+        return [
+            PublishedRound(JobId(job_id), kind == RoundKind.TRAIN, number, got, finished_at, metrics)
+            for job_id, kind, number, got, finished_at, metrics in rows
+        ]
+
+    async def vector_lengths(self, job_ids: Collection[str]) -> dict[JobId, int]:
+        """Return how many parameters an update of each of these jobs has, as its newest published training says."""
+        rows = await self._session.execute(_NEWEST_TRAINED, {"jobs": list(job_ids)})
+        lengths = {job_id: (result or {}).get("vector_length") for job_id, result in rows}
+        return {JobId(job_id): length for job_id, length in lengths.items() if isinstance(length, int)}
 
     async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[StoredRound]:
         """Return a page of a job's rounds, oldest first."""

@@ -19,6 +19,7 @@ from undersong.services.coordinator.tables import JobRow, RoundRow, SiteRow, Tas
 from undersong.shared.database import Page, Transaction, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
+from undersong.shared.wire.manifest import RoundKind
 
 _TASKS = cast("Table", TaskRow.__table__)
 _ROUNDS = cast("Table", RoundRow.__table__)
@@ -140,6 +141,11 @@ class TaskRepository:
         query = select(_TASKS).where(_TASKS.c.round_id == round_id).order_by(_TASKS.c.site_id)
         return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
 
+    async def of_rounds(self, round_ids: Sequence[str], *, lock: bool = False) -> Sequence[SiteTask]:
+        """Return the tasks of some rounds, by their ids."""
+        query = select(_TASKS).where(_TASKS.c.round_id.in_(list(round_ids))).order_by(_TASKS.c.id)
+        return [_task(row) for row in await self._session.execute(query.with_for_update() if lock else query)]
+
     async def participation(self, job_id: str) -> Sequence[Participation]:
         """Return how each site's tasks of a job stand, by site."""
         counts: dict[SiteId, dict[TaskState, int]] = {}
@@ -206,8 +212,10 @@ class TaskRepository:
 
     async def last_parts(self, job_id: str, until: str) -> dict[SiteId, RoundId]:
         """Return for each site its last finished round of a job, of those whose ids come no later than `until`."""
-        query = select(_TASKS.c.site_id, func.max(_TASKS.c.round_id)).where(
-            _TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.DONE, _TASKS.c.round_id <= until
+        query = (
+            select(_TASKS.c.site_id, func.max(_TASKS.c.round_id))
+            .where(_TASKS.c.job_id == job_id, _TASKS.c.state == TaskState.DONE, _TASKS.c.round_id <= until)
+            .where(_TASKS.c.kind != str(RoundKind.PREPARE))
         )
         rows = await self._session.execute(query.group_by(_TASKS.c.site_id))
         return {SiteId(site_id): RoundId(round_id) for site_id, round_id in rows}

@@ -21,6 +21,7 @@ class ParticipationView(View):
     rejected: int = Field(description="Tasks that the site, or the aggregator, refused.")
     expired: int = Field(description="Tasks without an answer when their round ended.")
     dead: int = Field(description="Tasks that were given up after too many attempts.")
+    trained: int = Field(default=0, description="Changes that the site holds ready, for a round to collect.")
     outstanding: int = Field(description="Tasks that are open or under way.")
     receipts: int = Field(description="Updates and answers for which the aggregator signed a receipt.")
     answered_at: datetime | None
@@ -45,6 +46,7 @@ def participation_view(part: Participation, site_name: str | None, faults: Mappi
         rejected=count[TaskState.REJECTED],
         expired=count[TaskState.EXPIRED],
         dead=count[TaskState.DEAD],
+        trained=count[TaskState.TRAINED],
         outstanding=count[TaskState.OPEN] + count[TaskState.LEASED],
         receipts=part.receipts,
         answered_at=part.answered_at,

@@ -16,7 +16,7 @@ class TaskView(View):
     id: str
     site_id: str
     site_name: str | None
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+    state: Literal["open", "leased", "trained", "done", "expired", "rejected", "dead"]
     attempt: int
     progress: float
     phase: str | None
@@ -38,7 +38,7 @@ class DeadTaskView(View):
     site_id: str
     site_name: str | None
     kind: str
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+    state: Literal["open", "leased", "trained", "done", "expired", "rejected", "dead"]
     attempt: int
     code: str | None
     message: str | None
@@ -74,7 +74,7 @@ class TaskOutcomeView(View):
     """The state of a task after a report."""
 
     task_id: str
-    state: Literal["open", "leased", "done", "expired", "rejected", "dead"]
+    state: Literal["open", "leased", "trained", "done", "expired", "rejected", "dead"]
 
 
 def task_view(task: SiteTask, site_name: str | None) -> TaskView:

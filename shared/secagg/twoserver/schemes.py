@@ -22,7 +22,7 @@ from undersong.shared.secagg.engine import Entropy, UpdateRefused
 from undersong.shared.secagg.quantise import counted, squared_norm_bound
 from undersong.shared.secagg.twoserver.roles import HELPER, LEADER, Share
 from undersong.shared.vdaf.errors import FreshRandomnessNeeded
-from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128 as Pine
+from undersong.shared.vdaf.pine_instances import Pine64HmacSha256Aes128 as Pine
 from undersong.shared.vdaf.prio3 import Prio3SumVecWithMultiproof
 from undersong.shared.wire.helper import NORM_PROOFS
 from undersong.shared.wire.manifest import Encoding, RoundKind, RoundManifest

@@ -10,7 +10,11 @@ import pytest
 
 from tests.effort import also
 from tests.pace import Deadline
-from undersong.shared.secagg.quantise import plan_norm
+from undersong.shared.ids import new_id
+from undersong.shared.secagg.compression import Compressor
+from undersong.shared.secagg.quantise import plan_encoding, plan_norm
+from undersong.shared.wire.compression import Compression
+from undersong.shared.wire.manifest import TRAINING_ROUND
 
 pytestmark = pytest.mark.process
 
@@ -74,6 +78,107 @@ def test_killed_before_the_upload_it_sends_the_recorded_bytes(platform, agent, t
     assert {document["digest"] for _, document in platform.ended} == {digest}
     assert len(set(platform.bodies[manifest.round_id])) == 1
     assert len(trainings()) == 1
+
+
+def ordered(platform, agent, place=0, **changes):
+    """An order to train ahead, and the manifest of a round that collects what it made after so many versions."""
+    version = platform.add_model([1.0, 2.0, 3.0, 4.0])
+    encoding = plan_encoding(summands=3, max_weight=1, clip_norm=10.0, bound_value=None, modulus_bits=32)
+    common = {
+        "params": {"add": 0.5, **changes.pop("params", {})},
+        "job_id": new_id("job"),
+        "encoding": encoding,
+        "strategy": {"name": "fedbuff"},
+        "model": {"version_id": version[0], "digest": version[1]},
+    }
+    order = platform.manifest(agent.recipe, **common, kind="prepare", context={TRAINING_ROUND: [float(place), 9.0]})
+
+    def collecting(staleness, said=None, **more):
+        later = platform.add_model([9.0, 9.0, 9.0, 9.0])
+        buffered = [
+            {"site_id": site, "version_id": version[0], "staleness": staleness if said is None else said}
+            for site in order.cohort
+        ]
+        given = common | {"model": {"version_id": later[0], "digest": later[1]}, "buffered": buffered}
+        context = {TRAINING_ROUND: [float(place + staleness), 9.0]}
+        return platform.manifest(agent.recipe, **{**given, "number": 7, "context": context, **more})
+
+    return order, collecting
+
+
+def test_a_change_trained_ahead_survives_kills_and_is_given_once_by_its_age(platform, agent, trainings, refuse):
+    """Nothing leaves with the order; the round that collects gets the change, weighed; no other round gets it."""
+    order, collecting = ordered(platform, agent, params={"sleep_s": 1.0})
+    platform.offer(order)
+    agent.start()
+    platform.wait(lambda: len(trainings()) == 1)
+    agent.kill()
+    platform.offer(order)
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 1)
+    assert not platform.bodies
+    agent.kill()
+    platform.end_polls()
+    platform.offer(order)
+    agent.start()
+    platform.wait(lambda: len(platform.ended) == 2)
+    assert len(trainings()) == 2, "what was kept is not trained again"
+    folder = agent.folder / "state" / "changes"
+    assert {path.suffix for path in folder.iterdir()} == {".note", ".f32"}
+
+    for manifest, code in (
+        (collecting(3, said=2), "change-age"),
+        (collecting(11), "change-age"),
+        (collecting(3, job_id=new_id("job")), "change-gone"),
+    ):
+        before = len(platform.ended)
+        platform.offer(manifest)
+        platform.wait(lambda before=before: len(platform.ended) > before)
+        assert platform.ended[-1][1]["code"] == code
+    platform.faults += [("PUT", UPDATES, refuse(503, "unavailable", **{"retry-after": "60"}))] * 5
+    manifest = collecting(3)
+    platform.offer(manifest)
+    platform.wait(lambda: any(path.endswith("/updates") for _, path in platform.requests))
+    agent.kill()  # the body is durable, and the change is marked as given
+    platform.faults.clear()
+    platform.offer(manifest)
+    agent.start()
+    platform.wait(lambda: platform.bodies.get(manifest.round_id) and platform.ended[-1][0].startswith("completions"))
+    assert platform.opened(manifest.round_id).mean == pytest.approx([0.25] * 4, abs=1e-4), "0.5 / sqrt(1 + 3)"
+    platform.wait(lambda: not list(folder.iterdir()))
+    platform.offer(again := collecting(3, number=8))
+    platform.wait(lambda: platform.ended[-1][0].startswith("failures"))
+    assert platform.ended[-1][1]["code"] == "change-gone"
+    assert list(platform.bodies) == [manifest.round_id]
+    assert again.round_id not in platform.bodies
+    assert len(trainings()) == 2
+
+
+def test_killed_with_its_update_on_disk_it_counts_what_was_left_out_once(
+    platform, agent, trainings, tmp_path, monkeypatch
+):
+    """The worst moment: what the update leaves out is durable, the update too, and no row says that it was kept."""
+    armed = tmp_path / "faults" / f"agent.{agent.folder.name}"
+    armed.mkdir(parents=True)
+    (armed / "agent.body.written").write_text("kill")
+    monkeypatch.setenv("UNDERSONG_FAULTS", str(armed.parent))
+    compression = Compression(keep=0.5, error_feedback=True)
+    one = offer(platform, agent, compression=compression)
+    agent.start(alone=True)
+    agent.process.wait(60)
+    assert (armed / "agent.body.written.reached").exists()
+    platform.offer(one)
+    agent.start()
+    platform.wait(lambda: platform.ended)
+    assert len(trainings()) == 2
+    assert platform.opened(one.round_id).mean == pytest.approx([0.5, 0.5], abs=1e-6)
+    two = offer(platform, agent, compression=compression, job_id=one.job_id, number=2, seed=2)
+    platform.wait(lambda: len(platform.ended) == 2)
+    earlier, later = (Compressor.of(each, 4, 4).chosen for each in (one, two))
+    wanted = [0.5 if at in earlier else 1.0 for at in later]
+    assert 1.0 in wanted
+    assert platform.opened(two.round_id).mean == pytest.approx(wanted, abs=1e-6)
+    assert len(list((agent.folder / "state" / "residuals").rglob("*.safetensors"))) == 2
 
 
 @pytest.mark.exhaustive

@@ -82,6 +82,7 @@ def test_killed_at_any_step_a_round_is_charged_once(platform, agent, faults: Pat
     assert (mark["seq"], mark["hash"]) == (1, chain(agent).head.hash)
 
 
+@pytest.mark.exhaustive
 def test_killed_while_a_charge_is_made_void(platform, agent, faults: Path) -> None:
     """The recipe failed, so nothing left; the end is written once, and the same task is charged anew."""
     (faults / "agent.charge.settled").write_text("kill")

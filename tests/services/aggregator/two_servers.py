@@ -38,7 +38,7 @@ from undersong.shared.secagg.twoserver.schemes import norm_bound, scheme_for
 from undersong.shared.transparency.documents import RoundRecord
 from undersong.shared.transparency.records import check_record
 from undersong.shared.vdaf.field64 import FIELD64
-from undersong.shared.vdaf.pine import Pine64HmacSha256Aes128
+from undersong.shared.vdaf.pine_instances import Pine64HmacSha256Aes128
 from undersong.shared.web.trust import ServiceTrust
 from undersong.shared.wire.manifest import RoundKind, RoundManifest
 from undersong.shared.wire.updates import write_header

@@ -30,6 +30,7 @@ class Neighbours:
     sites: dict[str, int] = field(default_factory=dict)
     keys_away: bool = False
     log_size: int = 7
+    loss: float = 0.5
     epoch: int = 1
     scored: list[float] = field(
         default_factory=lambda: score_bins.sums(np.arange(20) < 9, np.where(np.arange(20) < 9, 0.75, 0.25)).tolist()
@@ -146,10 +147,11 @@ class Neighbours:
     def publish(self, round_id: str, count: int) -> None:
         found = self.rounds[round_id]
         kind = found["manifest"]["manifest"]["kind"]
-        result: dict[str, Any] = {"count": count, "vector_length": 5, "weight": 7.0, "loss": 0.5, "clipped": 0}
+        result: dict[str, Any] = {"count": count, "vector_length": 5, "weight": 7.0, "loss": self.loss, "clipped": 0}
         if kind in ("train", "initialise"):
             version = new_id("ver")
-            result |= {"version_id": version, "digest": hashlib.sha256(version.encode()).hexdigest()}
+            digest = hashlib.sha256(version.encode()).hexdigest()
+            result |= {"version_id": version, "digest": digest, "vector_length": 3}
         else:
             sums = [20.0, 10.0, 8.0, 2.0, 9.0, 1.0, *self.scored]
             values = sums if kind == "evaluate" else self.add_up(found["manifest"]["manifest"])

@@ -257,6 +257,53 @@ async def test_lists_come_in_pages(world: World) -> None:
     assert len((await world.admin.get("/v1/jobs?state=paused")).json()["items"]) == 0
 
 
+async def test_the_list_of_jobs_is_filtered_and_sorted(world: World) -> None:
+    """By a part of the name, owner, tag, kind and state; sorted pages hold each job once, and wildcards are letters."""
+    federation = await world.federation()
+    await world.sites(federation, 3)
+    ada = await world.person("Ada", ("scientist", federation))
+    for name, tags in (("beta", ["a_b"]), ("100% Alpha", ["axb", "night"]), ("beta", []), ("gamma", ["a_b.c"])):
+        assert (await ada.post("/v1/jobs", json=document(federation, name=name, tags=tags))).status_code == 201
+    stopped = await world.job(federation, name="alpha too")
+    await world.admin.post(f"/v1/jobs/{stopped['id']}/pause")
+
+    async def names(**query: str) -> list[str]:
+        answer = await ada.get("/v1/jobs", params=query)
+        assert answer.status_code == 200, answer.text
+        return [job["name"] for job in answer.json()["items"]]
+
+    assert await names(name="ALPHA") == ["alpha too", "100% Alpha"]
+    assert await names(name="0%") == ["100% Alpha"]
+    assert await names(name="_") == []
+    assert await names(tag="a_b") == ["beta"]
+    assert await names(tag="night", state="running", kind="train") == ["100% Alpha"]
+    assert await names(tag='a_b"') == []
+    assert await names(tag="A_B") == []
+    assert await names(owner="Ada", sort="name") == ["100% Alpha", "beta", "beta", "gamma"]
+    assert await names(state="paused") == ["alpha too"]
+    assert await names(kind="statistics") == []
+    for sort in ("created", "-created", "name", "-name", "state", "-state"):
+        seen: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            page = (await ada.get("/v1/jobs", params={"sort": sort, "limit": "2", **after})).json()
+            seen += [job["id"] for job in page["items"]]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+        assert len(seen) == len(set(seen)) == 5, sort
+    lungs = await world.federation("lungs")
+    eve = await world.person("Eve", ("scientist", lungs))
+    await world.sites(lungs, 3)
+    assert (await eve.post("/v1/jobs", json=document(lungs, name="zebra"))).status_code == 201
+    for sort in ("name", "-name"):  # whether "zebra" comes before "beta" is not for Eve to know
+        page = (await eve.get("/v1/jobs", params={"sort": sort, "after": stopped["id"]})).json()
+        assert page == {"items": [], "next": None}
+    assert (await ada.get("/v1/jobs?sort=reason")).status_code == 422
+    wrong = await ada.post("/v1/jobs", json=document(federation, tags=["no spaces", "x"]))
+    assert "/tags/0" in errors_of(wrong)
+
+
 async def test_the_description_of_the_api_names_the_job_document(small_world: World) -> None:
     """OpenAPI: the body of POST /v1/jobs is a JobSpec with its parts, and refusals are described."""
     document_ = (await small_world.client().get("/openapi.json")).json()

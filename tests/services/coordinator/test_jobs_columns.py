@@ -28,6 +28,7 @@ def labelled(**label: Any) -> dict[str, Any]:
         ({"type": "category", "categories": list("abc")}, {"task": "multiclass", "classes": 2}, "classes: 3"),
         ({"type": "category", "categories": list("abc")}, {"task": "regression"}, "needs a number"),
         ({"type": "image"}, {}, "is of type image"),
+        ({"type": "category", "categories": list("abc")}, {"task": "survival"}, "task survival needs a number"),
         ({"type": "number"}, {"task": "ranking"}, "no evaluation"),
         ({"type": "number"}, {"task": "multiclass"}, "how many classes"),
         ({"type": "number"}, {"task": "multiclass", "classes": 1}, "2 to 1000"),
@@ -95,6 +96,61 @@ def told(*columns: dict[str, Any], label: str | None = "disease", **dataset: Any
 AGE: dict[str, Any] = {"name": "age", "type": "number"}
 SEX: dict[str, Any] = {"name": "sex", "type": "category", "categories": ["f", "m"]}
 DISEASE: dict[str, Any] = {"name": "disease", "type": "category", "categories": ["no", "yes"]}
+DAYS: dict[str, Any] = {"name": "days", "type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("event", "features", "params", "says"),
+    [
+        ({"type": "number", "numbers": "binary"}, ["age", "dead"], {"event": "dead"}, None),
+        ({"type": "category", "categories": ["alive", "dead"]}, ["age", "dead"], {"event": "dead"}, None),
+        ({"type": "number"}, ["age", "dead"], {}, "needs the column 'event'"),
+        ({"type": "number"}, ["age", "dead"], {"event": "deed"}, "'dead'"),
+        ({"type": "number"}, ["age"], {"event": "dead"}, "among the features"),
+        ({"type": "number", "numbers": "whole"}, ["age", "dead"], {"event": "dead"}, "at site-0, site-1, site-2"),
+        ({"type": "category", "categories": list("abc")}, ["age", "dead"], {"event": "dead"}, "two categories"),
+    ],
+)
+async def test_a_job_with_task_survival_reads_a_column_that_says_whether_the_event_came(
+    small_world: World, event: dict[str, Any], features: list[str], params: dict[str, Any], says: str | None
+) -> None:
+    federation = await small_world.federation()
+    for at in range(3):
+        site = told(AGE, DAYS, {"name": "dead", **event}, label="days")
+        site["recipes"][0]["params_schema"]["properties"] |= {
+            "task": {"type": "string"},
+            "event": {"type": "string", "default": "event"},
+        }
+        await small_world.site(federation, f"site-{at}", site)
+    recipe = {"name": "tabular", "params": {"task": "survival", **params}}
+    body = document(federation, recipe=recipe, data={"dataset": "heart", "features": features, "label": "days"})
+    answer = await small_world.admin.post("/v1/jobs/validations", json=body)
+    if says is None:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert says in errors_of(answer)["/recipe/params/event"]
+
+
+@pytest.mark.parametrize("listed", [None, ["nein", "ja"]])
+async def test_the_dry_run_says_which_category_is_the_event_unless_the_job_does(
+    small_world: World, listed: list[str] | None
+) -> None:
+    """Of ja and nein, in the alphabet's order, nein would be the event: a model learned the opposite without a word."""
+    federation = await small_world.federation()
+    for at in range(3):
+        site = told(AGE, DAYS, {"name": "dead", "type": "category", "categories": ["ja", "nein"]}, label="days")
+        site["recipes"][0]["params_schema"]["properties"] |= {
+            "task": {"type": "string"},
+            "event": {"type": "string", "default": "dead"},
+        }
+        await small_world.site(federation, f"site-{at}", site)
+    data = {"dataset": "heart", "label": "days"} | ({} if listed is None else {"categories": {"dead": listed}})
+    body = document(federation, recipe={"name": "tabular", "params": {"task": "survival"}}, data=data)
+    answer = await small_world.admin.post("/v1/jobs/validations", json=body)
+    assert answer.status_code == 200, answer.text
+    found = [one["message"] for one in answer.json()["warnings"] if one["path"] == "/recipe/params/event"]
+    assert len(found) == (listed is None)
+    assert all("'nein' in 'dead' is taken for the event" in one and "data.categories.dead" in one for one in found)
 
 
 async def test_the_dry_run_says_which_columns_are_used_and_why_others_are_not(small_world: World) -> None:

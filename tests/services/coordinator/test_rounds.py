@@ -62,6 +62,32 @@ async def test_a_job_runs_to_its_end_round_by_round(world: World) -> None:
     assert {task["site_name"] for task in tasks} == {"site-0", "site-1", "site-2", "site-3"}
 
 
+async def test_a_mean_loss_that_one_site_may_have_claimed_ends_no_job_for_good(world: World) -> None:
+    """It pauses with the version before, and goes on from there when it is resumed."""
+    federation = await world.federation()
+    agents = await world.sites(federation)
+    job = await world.job(federation, rounds=3, evaluation={"every": 0})
+    await world.conductor.advance(job["id"])
+    versions = []
+    for loss in (0.5, 0.5, 0.5, 250_000.0):
+        world.neighbours.loss = loss
+        done = await work_once(world, agents)
+        await world.conductor.drive(done[0]["round_id"])
+        versions.append((await world.get_job(job["id"]))["version_id"])
+    found = await world.get_job(job["id"])
+    assert (found["state"], found["reason"]) == ("paused", "diverged")
+    assert "Lower the learning rate" in found["explanation"]
+    assert "A single site can claim such a loss" in found["explanation"]
+    assert versions[-1] == versions[-2]
+    world.neighbours.loss = 0.4
+    await world.admin.post(f"/v1/jobs/{job['id']}/resume", headers={"Idempotency-Key": "r" * 20})
+    await world.conductor.advance(job["id"])
+    done = await work_once(world, agents)
+    assert done[0]["signed_manifest"]["manifest"]["model"]["version_id"] == versions[-1]
+    await world.conductor.drive(done[0]["round_id"])
+    assert (await world.get_job(job["id"]))["state"] == "succeeded"
+
+
 async def test_a_sites_own_metrics_are_told_where_the_round_asks_for_them(world: World) -> None:
     """By the site that holds the lease, once or again; by no other site, and in no round that does not ask."""
     federation = await world.federation()

@@ -3,11 +3,8 @@
 from typing import Any
 
 from tests.services.coordinator.world import World
-from undersong.services.coordinator.dashboard.source import CoordinatorSource, CoordinatorViewModel
-from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.shared.ids import JobId, RoundId
-from undersong.shared.web.access import Grant, Principal, Role
 
 FAULT = {"code": "dealer-at-fault", "message": "it dealt shares that do not belong to its secrets"}
 
@@ -98,11 +95,7 @@ async def test_a_round_that_went_on_without_a_dealer_excludes_it_too(small_world
     ]  # fmt: skip
     assert (parts[bad.id]["code"], parts[bad.id]["message"]) == ("dealer-at-fault", FAULT["message"])
     assert (parts[bad.id]["round_id"], parts[agents[1].id]["code"]) == (round_id, None)
-    person = Principal("usr_x", "Ada", (Grant(Role.ADMIN),))
-    cases = world.use_cases
-    sheets = Datasheets(world.database, None, None, None)  # type: ignore[arg-type]
-    source = CoordinatorSource(cases.jobs, cases.sites, cases.accounts, None, sheets, cases.operations, tuple)  # type: ignore[arg-type]
-    view = CoordinatorViewModel(source, person, "Ada")
+    view = world.view()
     shown = await view.job(job["id"])
     assert [part.faults for part in shown.parts] == [tuple(part["faults"].items()) for part in parts.values()]
     faults = (await view.round(round_id)).round.faults

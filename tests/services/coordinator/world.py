@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,6 +18,8 @@ from tests.databases import prepare
 from tests.services.coordinator.neighbours import Neighbours
 from undersong.services.coordinator.api.app import application
 from undersong.services.coordinator.conductor import Conductor
+from undersong.services.coordinator.dashboard.source import CoordinatorSource, CoordinatorViewModel
+from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.peers.aggregator import Aggregator
 from undersong.services.coordinator.peers.keys import Keys
@@ -33,6 +35,7 @@ from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.verify import PartyVerifier
 from undersong.shared.queues import Notifier, Relay, Streams, background
+from undersong.shared.web.access import Grant, Principal, Role
 
 TIMING = Timing(heartbeat_s=10.0, lease_s=30.0)
 
@@ -177,6 +180,16 @@ class World:
 
     async def participation(self, job_id: str) -> list[dict[str, Any]]:
         return list((await self.admin.get(f"/v1/jobs/{job_id}/participation")).json()["items"])
+
+    def view(self) -> CoordinatorViewModel:
+        """The dashboard of an administrator; evidence and certificates are not there."""
+        cases, nothing = self.use_cases, cast("Any", None)
+        source = CoordinatorSource(
+            cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.federations, cases.sites,
+            cases.accounts, nothing,
+            Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple,
+        )  # fmt: skip
+        return CoordinatorViewModel(source, Principal("usr_x", "Ada", (Grant(Role.ADMIN),)), "Ada")
 
     async def flush(self) -> None:
         await self.use_cases.attendance.flush()

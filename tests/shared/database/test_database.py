@@ -196,6 +196,19 @@ async def test_sqlite_waits_for_another_process_without_blocking_the_loop(sqlite
     await database.close()
 
 
+async def test_sqlite_makes_every_letter_small(sqlite_url: str) -> None:
+    """So that a filter by a part of a name takes either case beyond ASCII too, as PostgreSQL does."""
+    database = await fresh(sqlite_url)
+
+    async def work(tx: Transaction) -> list[str]:
+        tx.session.add(Counter(name="MÜNCHEN"))
+        await tx.session.flush()
+        return list(await tx.session.scalars(select(Counter.name).where(Counter.name.icontains("münch"))))
+
+    assert await database.run("lower", work) == ["MÜNCHEN"]
+    await database.close()
+
+
 async def test_a_cancelled_writer_frees_the_way(database: Database) -> None:
     started = asyncio.Event()
 

@@ -19,7 +19,8 @@ from undersong.shared.vdaf.errors import (
     VdafMalformed,
     VdafRejected,
 )
-from undersong.shared.vdaf.pine import Integers, Pine64HmacSha256Aes128
+from undersong.shared.vdaf.pine import Integers
+from undersong.shared.vdaf.pine_instances import Pine64HmacSha256Aes128
 
 FRACTION = 20
 BOUND = 1 << FRACTION  # norm 1

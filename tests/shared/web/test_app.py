@@ -30,6 +30,7 @@ async def test_the_frameworks_own_errors_are_problem_documents(client: httpx.Asy
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["type"] == f"urn:undersong:problem:{slug}"
+        assert response.json()["detail"] not in ("Not Found", "Method Not Allowed"), "it says what to do"
 
 
 async def test_a_refusal_carries_its_fields_and_pause(client: httpx.AsyncClient) -> None:

@@ -32,7 +32,7 @@ def write(folder: Path) -> list[str]:
 @pytest.mark.timeout(300)
 def test_own_files_become_a_model_with_evidence(commands: Commands, tmp_path: Path) -> None:
     env = {**os.environ, "UNDERSONG_HOME": str(tmp_path / "config")}
-    words = ["quickstart", *write(tmp_path), "--label", "sick", "--rounds", "2", "--home", "home"]
+    words = ["quickstart", *write(tmp_path), "--label", "sick", "--rounds", "1", "--home", "home"]
     undersong = str(Path(sys.executable).with_name("undersong"))
     done = subprocess.run([undersong, *words], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

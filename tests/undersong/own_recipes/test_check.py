@@ -5,7 +5,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from tests.effort import also
 from undersong.errors import UndersongError
@@ -58,6 +60,7 @@ RECIPE = TorchRecipe(__file__, build=build, encode=encode, inputs=TEXT, pretrain
 """
 
 
+@pytest.mark.exhaustive
 def test_a_recipe_of_texts_reads_the_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "words.txt").write_text("good bad")
@@ -66,6 +69,45 @@ def test_a_recipe_of_texts_reads_the_files_beside_it(tmp_path: Path) -> None:
     assert found.metrics is not None
     assert found.metrics["auc"] > 0.7
     assert "open" not in found.walls.values()
+
+
+OF_A_FOLDER = """
+import numpy as np
+from torch import nn
+from undersong.recipe import TorchRecipe
+
+
+def build(shape):
+    return nn.Linear(shape.inputs, shape.outputs)
+
+
+def load(path, columns):
+    rows = np.stack([np.frombuffer(file.read_bytes(), "<f8") for file in sorted(path.glob("*.raw"))])
+    open(%r)
+    return dict(zip(("x", "y"), rows.T))
+
+
+RECIPE = TorchRecipe(__file__, build=build, load=load, inputs=("number",), record_params=None)
+"""
+
+
+def test_a_recipe_reads_a_folder_by_its_own_load_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for at in range(60):
+        (folder / f"{at:02}.raw").write_bytes(np.array([at - 30, at >= 30], "<f8").tobytes())
+    columns = [{"name": name, "type": "number"} for name in "xy"]
+    entry = {"name": "raw", "kind": "own", "path": "rows", "label": "y", "columns": columns}
+    declared = tmp_path / "datasets.yaml"
+    declared.write_text(yaml.safe_dump({"datasets": [entry]}))
+    found = check(tmp_path, OF_A_FOLDER % str(folder / "00.raw"), data=declared)
+    assert found.faults == ()
+    assert found.metrics is not None
+    assert found.metrics["auc"] == 1
+    (tmp_path / "again").mkdir()
+    (closed,) = check(tmp_path / "again", OF_A_FOLDER % str(tmp_path / "mine.py"), data=declared).faults
+    assert closed.step == "load"
+    assert "PermissionError" in closed.message
 
 
 FAULTS = {

@@ -19,7 +19,11 @@ class Slope:
         params_schema={
             "type": "object",
             "additionalProperties": False,
-            "properties": {"learning_rate": {"type": "number", "default": 0.5}, "break_above": {"type": "number"}},
+            "properties": {
+                "learning_rate": {"type": "number", "default": 0.5},
+                "break_above": {"type": "number"},
+                "keeps": {"type": "boolean"},
+            },
         },
     )
 
@@ -37,20 +41,29 @@ class Slope:
         if len(data.train) > params.get("break_above", np.inf):
             raise own.RecipeError("this client has more rows than the test allows")
         random, weights = np.random.default_rng(seed), model["weights"].astype(np.float64)
+        weights += 0.01 * _rounds(data)  # what a client keeps moves what it sends
         for row in random.permutation(data.train):
             x = data.features[row] / model["scale"]
             weights += params.get("learning_rate", 0.5) * 0.1 * (data.label[row] - _sigmoid(x @ weights)) * x
         progress(1.0)
         with np.errstate(over="ignore", invalid="ignore"):
             made, loss = weights.astype(np.float32), float(np.abs(weights).sum())
-        return own.TrainResult({**model, "weights": made}, len(data.train), loss)
+        kept = {"own": made, "rounds": _rounds(data) + 1} if params.get("keeps") else {}
+        return own.TrainResult({**model, "weights": made}, len(data.train), loss, local=kept)
 
     def evaluate(self, model, data, params, context):
-        x = data.features[data.test] / model["scale"]
+        x, model = (
+            data.features[data.test] / model["scale"],
+            {**model, "weights": data.local.get("own", model["weights"])},
+        )
         return own.binary_sums(data.label[data.test], _sigmoid(x @ model["weights"].astype(np.float64)))
 
     def predict(self, model, rows, params):
         return _sigmoid(np.stack(list(rows.values()), axis=1) / model["scale"] @ model["weights"])
+
+
+def _rounds(data):
+    return data.local.get("rounds", np.zeros(1))
 
 
 def _sigmoid(x):

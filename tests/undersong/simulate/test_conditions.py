@@ -1,5 +1,6 @@
 """Conditions that are none are refused in one sentence that says what to write."""
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undersong.simulate.conditions import ConditionsInvalid, conditions_of, partition_of, sample_of, workers_of
+from undersong.simulate.conditions import ConditionsInvalid, conditions_of, partition_of, sample_of, slow_of, workers_of
+from undersong.simulate.loading import load_rows
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"partition": "dirichlt:0.3"}, "did you mean 'dirichlet'"),
@@ -34,6 +36,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"engine": "pairwise"}, "no engine"),
     ({"clients": 0}, "0 clients"),
     ({"noise_servers": 3}, "3 servers"),
+    ({"slow": "lognorml:1"}, "did you mean 'lognormal'"),
+    ({"slow": "lognormal"}, "no way to be slow"),
+    ({"slow": "lognormal:-1"}, "needs a spread"),
+    ({"slow": "lognormal:1e9"}, "needs a spread"),
+    ({"slow": "10"}, "no way to be slow"),
+    ({"slow": "0:10"}, "needs a share"),
+    ({"slow": "0.1:0.5"}, "needs a share"),
+    ({"slow": "0.1:1e300"}, "needs a share"),
+    ({"slow": "lognormal:1", "round_s": 0.0}, "0 seconds"),
+    ({"slow": "lognormal:1", "round_s": float("nan")}, "nan seconds"),
+    ({"round_s": 5.0}, "give --slow"),
 ]
 
 
@@ -48,7 +61,7 @@ def test_refused_in_a_sentence(given: dict[str, Any], said: str) -> None:
 
 @given(st.text(max_size=30))
 def test_no_text_breaks_a_parser(text: str) -> None:
-    for parse in (partition_of, sample_of, lambda given: workers_of(given, 2)):
+    for parse in (partition_of, sample_of, slow_of, lambda given: workers_of(given, 2)):
         with suppress(ConditionsInvalid):
             parse(text)
 
@@ -61,3 +74,18 @@ def test_workers(given: str | int, made: int) -> None:
 @pytest.mark.parametrize("text", ["iid", "dirichlet:0.3", "shards:2", "by:country"])
 def test_a_partition_prints_as_it_is_written(text: str) -> None:
     assert str(partition_of(text)) == text
+
+
+def test_a_mapping_of_files_is_refused_with_what_to_give() -> None:
+    files: dict[str, Any] = {"north": "north.yaml"}
+    with pytest.raises(ConditionsInvalid, match="what it has for north") as refused:
+        load_rows(files, {}, [], conditions_of(), 0)
+    assert "as a list" in str(refused.value.remedy)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"clients": 1.5}, {"clients": True}, {"seed": 1.5}, {"seed": True}, {"seed": math.nan}]
+)
+def test_counts_and_seeds_are_whole_numbers(asked: dict[str, Any]) -> None:
+    with pytest.raises(ConditionsInvalid):
+        conditions_of(**asked)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from undersong.simulate.conditions import ConditionsInvalid, partition_of
-from undersong.simulate.partitions import split_by_value, split_rows
+from undersong.simulate.partitions import no_rows, owners_by_label, owners_by_value, split_by_value, split_rows
 
 RULES = st.one_of(
     st.just("iid"),
@@ -69,3 +69,27 @@ def test_the_smaller_the_concentration_the_fewer_classes_a_client_has() -> None:
 def test_a_label_of_numbers_has_no_classes_to_draw() -> None:
     with pytest.raises(ConditionsInvalid, match="2000 values"):
         split_rows(partition_of("dirichlet:1"), np.arange(2000.0), 10, 0)
+
+
+def test_a_client_is_tested_on_labels_as_it_trains_on() -> None:
+    random = np.random.default_rng(0)
+    labels, others = (np.append(random.integers(0, 10, 6000).astype(float), [0.0]) for _ in range(2))
+    split = split_rows(partition_of("shards:2"), labels, 50, 1)
+    owners = owners_by_label(labels, split, others, 1)
+    assert np.array_equal(owners, owners_by_label(labels, split, others, 1))
+    assert abs(np.bincount(owners, minlength=50).mean() - 120) < 1
+    for client in range(50):
+        assert set(others[owners == client]) <= set(labels[split.of(client)])
+    alone = split_rows(partition_of("shards:1"), np.arange(100.0), 10, 0)
+    near = owners_by_label(np.arange(100.0), alone, np.array([-5.0, 37.2, 37.8, 1e9]), 0)
+    holder = {row: client for client in range(10) for row in alone.of(client).tolist()}
+    assert near.tolist() == [holder[0], holder[37], holder[38], holder[99]]
+    assert owners_by_label(np.zeros(0), no_rows(3), np.zeros(0), 0).size == 0
+
+
+def test_a_client_of_a_value_is_tested_on_rows_of_it() -> None:
+    values = np.array([2.0, np.nan, 1.0, 2.0])
+    split = split_by_value(values, {})
+    others = np.array([np.nan, 1.0, 3.0, 2.0, -1.0])
+    assert owners_by_value(values, split, others).tolist() == [2, 0, -1, 1, -1]
+    assert owners_by_value(values[:1], split_by_value(values[:1], {}), others).tolist() == [-1, -1, -1, 0, -1]

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from undersong.services.coordinator.domain.cohort import CohortRule, choose
 from undersong.services.coordinator.domain.progress import Step
 from undersong.shared.wire.manifest import RoundKind
-from undersong.simulate.conditions import SampleRule
-from undersong.simulate.sampling import MOST_RANKED, Population, answering, cohort_of
+from undersong.simulate.conditions import SampleRule, slow_of
+from undersong.simulate.sampling import MOST_RANKED, Population, answering, cohort_of, slowness_of, timed
 
 
 def step(number: int) -> Step:
@@ -54,3 +56,29 @@ def test_dropouts_at_their_rate() -> None:
     there = answering(cohort, 0.25, 1, step(1))
     assert abs(there.mean() - 0.75) < 0.02
     assert not np.array_equal(there, answering(cohort, 0.25, 1, step(2)))
+
+
+def test_slow_clients_are_slow_in_every_round_and_as_many_as_was_said() -> None:
+    times = slowness_of(slow_of("0.1:20"), 1000, 3)
+    assert np.array_equal(times, slowness_of(slow_of("0.1:20"), 1000, 3))
+    assert sorted(set(times.tolist())) == [1.0, 20.0]
+    assert (times == 20).sum() == 100
+    spread = np.log(slowness_of(slow_of("lognormal:0.5"), 20_000, 3))
+    assert abs(np.median(spread)) < 0.02
+    assert abs(spread.std() - 0.5) < 0.01
+    assert (slowness_of(slow_of("lognormal:0"), 10, 3) == 1).all()
+
+
+@given(st.lists(st.floats(0.01, 1000), max_size=30), st.integers(1, 30), st.floats(0.5, 500))
+def test_a_round_ends_with_those_that_are_enough_or_at_its_deadline(
+    took: list[float], target: int, deadline: float
+) -> None:
+    clients = np.arange(len(took)) + 5
+    found = timed(clients, np.array(took), target, deadline)
+    assert found.takes.size + found.late == len(took)
+    assert found.takes.size <= target
+    within = sorted(each for each in took if each <= deadline)
+    times = sorted(took[client - 5] for client in found.takes)
+    assert times == within[:target], "the fastest"
+    assert found.seconds == (within[target - 1] if len(within) >= target else deadline)
+    assert (np.diff(found.takes) > 0).all()

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from tests.pace import Deadline
+from tests.undersong.simulate.slopes import NULL, ROWS, SLOPE, job, rows, run, table, untimed, write
 from undersong import cli
 from undersong.client.types import Round
 from undersong.errors import UndersongError
@@ -34,41 +34,6 @@ from undersong.simulate import ConditionsInvalid, Run, simulate
 from undersong.simulate.checkpoints import Folder
 from undersong.simulate.partitions import Split
 from undersong.simulate.rows import ClientRows
-
-SLOPE = Path(__file__).with_name("slope_recipe.py")
-NULL = {"name": "null", "params": {"parameters": 20_000}}
-ROWS = 240
-
-
-def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(ROWS, 3))
-    return x, (x @ [1.0, -2.0, 0.5] + random.normal(size=ROWS) > 0).astype(float)
-
-
-def table() -> Dataset:
-    x, y = rows()
-    columns = tuple(Column(name=name, type="number") for name in "abc")
-    return Dataset("made", columns, x, y, np.arange(180), np.arange(180, ROWS), "ill")
-
-
-def job(**changes: Any) -> dict[str, Any]:
-    return {
-        "name": "slopes",
-        "model": {"name": "slopes"},
-        "recipe": {"name": "slope", "params": {}},
-        "data": {"dataset": "made", "label": "ill"},
-        "rounds": 5,
-        "strategy": {"name": "fedadam"},
-    } | changes
-
-
-def run(document: dict[str, Any], tmp_path: Path, name: str = "run", **conditions: Any) -> Run:
-    return simulate(document, table(), out=tmp_path / name, recipes=[SLOPE], **({"workers": 0} | conditions))
-
-
-def untimed(round_: Round) -> dict[str, Any]:
-    return round_.model_dump(exclude={"created_at", "finished_at"})
 
 
 def test_a_run_is_a_jobs_record_with_a_model_and_a_plot(tmp_path: Path) -> None:
@@ -96,6 +61,8 @@ def test_a_run_is_a_jobs_record_with_a_model_and_a_plot(tmp_path: Path) -> None:
             "run.json",
             "model.safetensors",
             "metrics.svg",
+            "metrics.png",
+            "metrics.csv",
             "simulation.json",
             "state.json",
             "rounds.jsonl",
@@ -119,6 +86,32 @@ def test_integers_and_floats_differ_by_rounding_alone(tmp_path: Path) -> None:
     assert [r.result["weight"] for r in exact.rounds if r.kind == "train"] == [
         r.result["weight"] for r in floats.rounds if r.kind == "train"
     ]
+
+
+def test_compressed_updates_are_those_of_floats_to_a_rounding(tmp_path: Path) -> None:
+    compressed = {"clip_norm": 5.0, "keep": 0.5, "rotation": True, "error_feedback": True}
+    exact, floats = (
+        run(job(update=compressed), tmp_path, name, clients=12, engine=name) for name in ("quantised", "plain")
+    )
+    one, other = (load(made.model.read_bytes()).tensors["weights"] for made in (exact, floats))
+    assert 0 < np.abs(one - other).max() < 1e-4
+    whole = load(run(job(), tmp_path, "whole", clients=12).model.read_bytes()).tensors["weights"]
+    assert np.abs(one - whole).max() > 1e-3
+
+
+def test_a_client_without_rows_is_not_among_those_that_are_enough(tmp_path: Path) -> None:
+    """It answers at once, but nothing that a round could count."""
+    sites, (x, y) = {}, rows()
+    for name, trains in (("east", 30), ("north", 40), ("south", 50), ("west", 0)):
+        sites[name] = Dataset("made", table().columns, x[:60], y[:60], np.arange(trains), np.arange(55, 60), "ill")
+    for enough, seconds in ((2, 80), (None, 100)):
+        asked = job(rounds=1, cohort={"min": 2, "allow_small": True, "enough": enough}, engine="sealed")
+        out = tmp_path / f"of-{enough}"
+        made = simulate(asked, sites, out=out, recipes=[SLOPE], workers=0, slow="lognormal:0", round_s=60)
+        (trained,) = [r for r in made.rounds if r.kind == "train"]
+        assert trained.got == (enough or 3)
+        told = trained.model_dump()["simulated"]
+        assert (told["took_s"], told["late"]) == (pytest.approx(seconds), 1 if enough else 0)
 
 
 def test_a_client_that_fails_leaves_the_others(tmp_path: Path) -> None:
@@ -148,6 +141,30 @@ def test_dropouts_below_the_minimum_are_tried_again_and_then_stop(tmp_path: Path
     assert made.job.progress["trained"] == 5
     with pytest.raises(UndersongError, match="fewer than 12 clients gave"):
         run(job(cohort={"min": 12}), tmp_path, "strict", clients=12, drop=0.5)
+
+
+def test_slow_clients_come_too_late_and_time_is_told(tmp_path: Path) -> None:
+    """Two of twenty take fifty times as long: a round waits for them, until its deadline, or until enough are there."""
+    few = {"clients": 20, "slow": "0.1:50", "round_s": 10.0}
+    asked = {"rounds": 3, "evaluation": {"every": 1}}
+    waits = run(job(**asked, deadlines={"round_s": 1000}), tmp_path, "waits", **few)
+    late = run(job(**asked, deadlines={"round_s": 60}), tmp_path, "late", **few)
+    enough = run(job(**asked, cohort={"enough": 15}), tmp_path, "enough", **few)
+    told = {
+        made.folder.name: [(r.got, *r.model_dump()["simulated"].values()) for r in made.rounds if r.kind == "train"]
+        for made in (waits, late, enough)
+    }
+    assert told["waits"] == [(20, 500.0, 500.0 * (number + 1), 0) for number in (1, 2, 3)], "statistics came before"
+    assert told["late"] == [(18, 60.0, 60.0 * (number + 1), 2) for number in (1, 2, 3)]
+    assert told["enough"] == [(15, 10.0, 500.0 + 10.0 * number, 5) for number in (1, 2, 3)]
+    assert [row["simulated_s"] for row in late.frame()] == [120.0, 180.0, 240.0]
+    assert "simulated_s" not in late.metrics
+    assert late.reached_s("auc", 0.5) == 120.0
+    assert late.reached_s("auc", 2.0) is None
+    assert (late.folder / "metrics-over-time.svg").exists()
+    assert run(job(), tmp_path, "none", clients=6).reached_s("auc", 0.5) is None
+    silent = run(job(**asked, cohort={"enough": 15}), tmp_path, "silent", **few, drop=0.3)
+    assert {r.model_dump()["simulated"]["took_s"] for r in silent.rounds if r.got < 15 and r.kind == "train"} <= {600.0}
 
 
 def test_tosses_earn_credit_and_the_noise_is_there(tmp_path: Path) -> None:
@@ -203,27 +220,16 @@ def test_a_clip_norm_moves_as_it_does_with_real_sites(tmp_path: Path, sample: st
     assert noise == pytest.approx(left * np.sqrt(1 + np.exp(-2) + np.exp(-4)), rel=0.15)
 
 
-def write(folder: Path, document: dict[str, Any]) -> list[str]:
-    """A job and its data as files; the words of the command."""
-    x, y = rows()
-    lines = [
-        "a,b,c,ill,ward",
-        *(f"{','.join(map(str, row))},{label:g},w{at % 4}" for at, (row, label) in enumerate(zip(x, y, strict=True))),
-    ]
-    (folder / "made.csv").write_text("\n".join(lines) + "\n")
-    wards = {"name": "ward", "type": "category", "categories": ["w0", "w1", "w2", "w3"]}
-    columns = [*({"name": name, "type": "number"} for name in ("a", "b", "c", "ill")), wards]
-    entry = {"name": "made", "kind": "csv", "path": "made.csv", "columns": columns, "label": "ill"}
-    (folder / "datasets.yaml").write_text(yaml.safe_dump({"datasets": [entry]}))
-    (folder / "job.yaml").write_text(yaml.safe_dump(document))
-    data = ["--data", str(folder / "datasets.yaml"), "--recipe", str(SLOPE)]
-    return ["simulate", str(folder / "job.yaml"), *data]
-
-
 @pytest.mark.process
 def test_a_killed_simulation_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """By command with two workers, killed in the middle and run again; in one process and in one go for comparison."""
-    words = [*write(tmp_path, job(rounds=60)), "--clients", "12", "--sample", "0.5", "--drop", "0.1", "--seed", "3"]
+    """By command with two workers, killed in the middle and run again; in one process and in one go for comparison.
+
+    Clients keep tensors and what their updates leave out, so that a round that is done again must begin with the same.
+    """
+    compressed = {"clip_norm": 5.0, "keep": 0.5, "rotation": True, "error_feedback": True}
+    asked = job(rounds=60, recipe={"name": "slope", "params": {"keeps": True}}, update=compressed)
+    words = [*write(tmp_path, asked), "--clients", "12", "--sample", "0.5", "--drop", "0.1", "--seed", "3"]
+    words += ["--slow", "lognormal:1"]
     out = tmp_path / "killed"
     command = [
         sys.executable,
@@ -249,12 +255,13 @@ def test_a_killed_simulation_goes_on_bit_for_bit(tmp_path: Path) -> None:
     ended = CliRunner().invoke(cli.app, [*words, "--workers", "1", "--out", str(out), "--json"])
     assert ended.exit_code == 0, ended.output
     whole = simulate(
-        job(rounds=60),
+        asked,
         tmp_path / "datasets.yaml",
         clients=12,
         sample=0.5,
         drop=0.1,
         seed=3,
+        slow="lognormal:1",
         workers=0,
         recipes=[SLOPE],
         out=tmp_path / "whole",

@@ -28,15 +28,18 @@
   // A renewed part keeps what the reader had opened, and is left alone when nothing in it changed.
   const last = new Map();
   let opened = [];
+  let marked = [];
   document.addEventListener("htmx:beforeSwap", (event) => {
     const part = event.detail.target;
     if (event.detail.xhr.status === 401) { window.location.reload(); return; }
     if (last.get(part.id) === event.detail.serverResponse) event.detail.shouldSwap = false;
     last.set(part.id, event.detail.serverResponse);
+    marked = [...part.querySelectorAll("input[type=checkbox]:checked")].map((item) => item.value);
     opened = [...part.querySelectorAll("details[open][id]")].map((item) => item.id);
   });
   document.addEventListener("htmx:afterSwap", () => {
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+    for (const item of document.querySelectorAll("input[type=checkbox]")) if (marked.includes(item.value)) item.checked = true;
     tick();
   });
 

@@ -95,6 +95,7 @@ def test_a_copy_from_the_middle_of_a_round_sends_no_second_body(platform, agent,
 
 
 @pytest.mark.process
+@pytest.mark.exhaustive
 def test_a_copy_from_before_the_sum_was_opened_opens_no_other_attempt(platform, agent, refuse) -> None:
     """The copy does not know that the sum was opened: the same round of the job is not opened in another attempt."""
     unmask = r"/v1/rounds/.*/steps/unmask"

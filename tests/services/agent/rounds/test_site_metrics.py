@@ -45,6 +45,15 @@ def test_few_rows_of_a_class_are_not_told(outcome: RunOutcome, tmp_path: Path) -
     assert own_metrics(SiteMetricsRule(20, 0.0), ASKED, replace(outcome, sums=few, metrics_layout="binary")) == {}
 
 
+def test_the_concordance_of_few_events_is_not_told(outcome: RunOutcome, tmp_path: Path) -> None:
+    path, rule = tmp_path / "times", SiteMetricsRule(20, 0.0)
+    for events, told in ((9, False), (10, True)):
+        np.array([300, 40.0, events, 500, 900], "<f8").tofile(path)
+        found = own_metrics(rule, ASKED, replace(outcome, sums=path, metrics_layout="survival"))
+        assert ("concordance" in found) is told
+        assert not {"events", "pairs"} & set(found)
+
+
 def test_a_metric_of_few_rows_is_left_out_where_the_others_are_told(tmp_path: Path) -> None:
     rule, path = SiteMetricsRule(20, 0.0), tmp_path / "sums"
     for rare, told in ((0, True), (1, False), (9, False), (10, True)):

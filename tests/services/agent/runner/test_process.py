@@ -16,6 +16,7 @@ from tests.shared.wire.manifests import manifest
 from undersong.recipes.catalogue import load_recipe
 from undersong.recipes.protocol import Column, DataShape, source_digest
 from undersong.services.agent.domain.rules import TaskFailure
+from undersong.services.agent.repository.residuals import Residuals
 from undersong.services.agent.repository.samples import Samples
 from undersong.services.agent.rounds.updates import make_payload
 from undersong.services.agent.runner.answers import outcome
@@ -191,6 +192,7 @@ async def test_a_description_names_what_cannot_be_read(bench) -> None:
         "tabular",
         "image",
         "series",
+        "text",
         "trees",
         "null",
         "statistics",
@@ -396,8 +398,11 @@ async def test_a_round_that_protects_records_adds_its_noise_in_the_child(tmp_pat
     assert change.std() == pytest.approx(expected, rel=0.08)  # some 8000 draws, ten standard errors
 
     def payload(*events):
-        unused = object.__new__(Samples)  # this round takes no commitments
-        return make_payload(private, SiteId("site_a"), replace(outcome, events=events), tmp_path / "model", unused)
+        unused = object.__new__(Samples)  # this round takes no commitments, and keeps nothing
+        none = object.__new__(Residuals)
+        return make_payload(
+            private, SiteId("site_a"), replace(outcome, events=events), tmp_path / "model", unused, none
+        )
 
     assert payload(*outcome.events).length > 6000
     done = outcome.events[0]

@@ -23,8 +23,10 @@ from undersong.services.aggregator.tables import RoundRow
 from undersong.shared.database import Transaction
 from undersong.shared.ids import RoundId
 from undersong.shared.learning.tensors import load
+from undersong.shared.secagg.compression import Compressor
 from undersong.shared.secagg.engine import Payload
-from undersong.shared.secagg.quantise import pack
+from undersong.shared.secagg.quantise import pack, plan_encoding
+from undersong.shared.wire.compression import Compression
 from undersong.shared.wire.manifest import RoundKind, RoundManifest, StrategyRef
 
 LENGTH = 50
@@ -155,6 +157,30 @@ async def test_an_api_killed_at_every_boundary_of_an_upload(quick_stage: Stage, 
         assert (await stage.send(manifest.round_id, site, body)).status_code in (200, 201)
         found = await stage.drive(manifest.round_id)
         assert (found["got"], found["result"]["values"]) == (1, [1.0, 1.0, 1.0])
+
+
+async def test_a_round_of_compressed_updates_moves_what_was_sent(stage: Stage) -> None:
+    """Only the drawn parameters move, each by the mean of its changes; an update that is sent whole is rejected."""
+    compression = Compression(keep=0.2, rotation=True, error_feedback=True)
+    encoding = plan_encoding(summands=3, max_weight=1, clip_norm=60.0, bound_value=None, modulus_bits=32)
+    model = stage.registry.seed(zeros(LENGTH))
+    manifest = stage.manifest(model=model, compression=compression, encoding=encoding)
+    opened, compressor = await stage.open(manifest), Compressor.of(manifest, LENGTH, LENGTH)
+    changes = [np.arange(LENGTH, dtype=np.float32) / (at + 9) for at in range(2)]
+    for site, change in zip(manifest.cohort, changes, strict=False):
+        body = stage.update(manifest, opened, site, compressor.compress(change))
+        assert (await stage.send(manifest.round_id, site, body)).status_code == 201
+    whole = stage.update(manifest, opened, manifest.cohort[2], changes[0])
+    assert (await stage.send(manifest.round_id, manifest.cohort[2], whole)).status_code == 201, "as long as none knows"
+    found = await stage.drive(manifest.round_id)
+    assert (found["state"], found["result"]["count"]) == ("published", 2)
+    assert found["result"]["vector_length"] == LENGTH
+    assert stage.registry.published()[-1]["lineage"]["compression"] == compression.model_dump(mode="json")
+    (moved,) = load(stage.registry.blobs[found["result"]["digest"]]).tensors.values()
+    assert compressor.chosen is not None
+    expected = np.zeros(LENGTH)
+    expected[compressor.chosen] = np.mean(changes, 0)[compressor.chosen]
+    assert moved.reshape(-1) == pytest.approx(expected, abs=1e-4)
 
 
 async def test_two_workers_never_both_finish(stage: Stage) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -42,8 +43,14 @@ from undersong.services.coordinator.dashboard.views import (
     RoundItem,
     SiteItem,
     TaskItem,
+    TaskMove,
+    TimelinePage,
 )
-from undersong.shared.errors import NotFound, TooMany
+from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.repository.jobs import JobFilter
+from undersong.services.coordinator.views.job_comparisons import ComparedJob, CurveView, JobComparisonView, SettingView
+from undersong.services.coordinator.views.jobs import JobVerdict
+from undersong.shared.errors import FieldError, NotFound, TooMany
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.statistics.results import Result
 from undersong.shared.transparency.datasheet_words import sections, title_of
@@ -79,6 +86,22 @@ def make_task(index: int, now: datetime, state: str = "done") -> TaskItem:
     return task
 
 
+def make_moves(round_: RoundItem, site: str) -> list[TaskMove]:
+    """A quick site, a slow one, one whose recipe failed once, one that is still away in the round under way."""
+    index, began = int(site[-1]), dict(round_.phase_times)["collect"]
+    takes = timedelta(seconds=0.3 + 0.25 * index)
+
+    def move(state: str, after: timedelta, attempt: int = 1, code: str | None = None) -> TaskMove:
+        return TaskMove(round_.id, site, state, began + after, attempt, code, "It <failed> at chol." if code else None)
+
+    if round_.open and index == 3:
+        return []
+    moves = [move("leased", timedelta(seconds=0.1))]
+    if index == 2 and round_.number % 2:
+        moves += [move("open", takes / 2, 1, "recipe-failed"), move("leased", takes / 2 + timedelta(seconds=0.1), 2)]
+    return moves if round_.open and index == 2 else [*moves, move("done", takes, 2 if len(moves) > 1 else 1)]
+
+
 FAULTS = (
     FaultItem("Cleveland", "wrong-share", "it sent other shares than it was dealt"),
     FaultItem("Hungary", "dealer-at-fault", "it dealt shares that do not belong to its secrets"),
@@ -98,7 +121,8 @@ def make_round(job: str, number: int, kind: str, began: datetime, state: str = "
         phase_times=times[:2] if open_ else times,
         version_id=f"ver_{number}" if kind == "train" and not open_ else None, manifest_digest="5e" * 32, epoch=1,
         tasks=tuple(make_task(i, began, "leased" if open_ and i > 1 else "done") for i in range(4)),
-        faults=FAULTS if (kind, number) == ("train", 3) else (),
+        cohort=tuple(f"site_01k{i}" for i in range(4)), faults=FAULTS if (kind, number) == ("train", 3) else (),
+        clipped=number if kind == "train" and not open_ else None,
     )  # fmt: skip
 
 
@@ -126,9 +150,11 @@ OPERATING = OperationsPage(
 def make_parts(now: datetime) -> tuple[PartItem, ...]:
     """One site that did all, one that was away, one that refuses, one that others accuse."""
     return (
-        PartItem("Cleveland", 6, 6, 0, 0, 0, (("wrong-share", 1),), now - timedelta(seconds=4)),
+        PartItem("Cleveland", 6, 6, 0, 0, 0, (("wrong-share", 1),), now - timedelta(seconds=4),
+                 recent=tuple((f"train {n}", "done") for n in range(1, 7))),
         PartItem("Hungary", 6, 5, 1, 0, 0, (), now - timedelta(seconds=9), "round-ended",
-             "no answer before the round ended", "rnd_train2"),
+             "no answer before the round ended", "rnd_train2",
+             (("train 1", "done"), ("train 2", "expired"), ("train 3", "done"), ("train 4", "open"))),
         PartItem("Switzerland", 6, 0, 0, 6, 0, (), None, "recipe-error", "The recipe failed on column <chol>.",
              "rnd_train5"),
         PartItem("Long Beach", 5, 4, 0, 0, 1, (("shares-disputed", 2),), now - timedelta(seconds=5)),
@@ -156,6 +182,7 @@ class FakeViewModel:
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
+    chosen: JobFilter | None = None
     audited: Audit = AUDITED
     answers: tuple[Result, ...] = ()
     operating: OperationsPage = OPERATING
@@ -166,8 +193,9 @@ class FakeViewModel:
         return NowPage(tuple(self.all_jobs), current, tuple(self.all_sites),
                        self.all_releases[0] if self.all_releases else None, self.degraded)  # fmt: skip
 
-    async def jobs(self, after: str | None) -> tuple[list[JobItem], str | None]:
-        return self.all_jobs, None
+    async def jobs(self, after: str | None, chosen: JobFilter) -> tuple[list[JobItem], str | None]:
+        self.chosen = chosen
+        return [job for job in self.all_jobs if (chosen.name or "") in job.name], None
 
     async def job(self, job_id: str) -> JobPage:
         job = next((j for j in self.all_jobs if j.id == job_id), None)
@@ -180,10 +208,46 @@ class FakeViewModel:
             for n, (a, b) in enumerate(SCORES[:done])
         )
         answers = self.answers if job.kind == "statistics" else ()
-        return JobPage(job, rounds, measures, self.may_steer, answers, make_parts(self.now_))
+        newest = measures[-1] if measures else None
+        return JobPage(job, rounds, newest, self.may_steer, answers, make_parts(self.now_))
+
+    async def document(self, job_id: str) -> dict[str, Any]:
+        return dict(next(job for job in self.all_jobs if job.id == job_id).spec)
+
+    async def placed(self, document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "federation_id": "fed_01hearts"}
+
+    async def validate(self, document: dict[str, Any]) -> JobVerdict:
+        wrong = [("/rounds", "at least 1 <b>")] if not isinstance(document.get("rounds"), int) else []
+        wrong += [("/data/label", "this field is required")] if "data" not in document else []
+        if wrong:
+            raise JobInvalid("The job has errors.", errors=[FieldError(path, message) for path, message in wrong])
+        return JobVerdict(features=["age", "chol"], label="disease", columns=[], unused=[], recipe_digest="ab" * 32,
+                          weight_unit=1, sites=["site_01k0", "site_01k1"], warnings=[])  # fmt: skip
+
+    async def submit(self, document: dict[str, Any]) -> JobItem:
+        await self.validate(document)
+        self.all_jobs.append(replace(self.all_jobs[-1], id="job_05new", name=str(document["name"])))
+        return self.all_jobs[-1]
+
+    async def compare(self, job_ids: list[str]) -> JobComparisonView:
+        known = {job.id: job for job in self.all_jobs}
+        for job_id in job_ids:
+            if job_id not in known:
+                raise NotFound(f"There is no job {job_id}.")
+        return compared([known[job_id] for job_id in job_ids])
 
     async def measures(self, job_id: str) -> tuple[Measure, ...]:
-        return (await self.job(job_id)).measures
+        return tuple(
+            Measure(n + 1, {"accuracy": a, "auc": b, "loss": 0.69 - 0.06 * n}) for n, (a, b) in enumerate(SCORES)
+        )
+
+    async def timeline(self, job_id: str, before: str | None) -> TimelinePage:
+        page = await self.job(job_id)
+        rounds = page.rounds[-4:] if before is None else page.rounds[:2]
+        names = {f"site_01k{at}": name for at, name in enumerate(NAMES)}
+        moves = tuple(move for each in rounds for site in names for move in make_moves(each, site))
+        return TimelinePage(page.job, rounds, moves, names, before is None, before)
 
     async def steer(self, job_id: str, action: str) -> None:
         self.steered.append((job_id, action))
@@ -258,6 +322,35 @@ class FakeSource:
         return self.only if token == self.token else None
 
 
+def compared(jobs: list[JobItem]) -> JobComparisonView:
+    """Jobs that learned at different speeds; the last of several never evaluated."""
+    made = []
+    for place, job in enumerate(jobs):
+        count = 0 if place == len(jobs) - 1 > 0 else 12 - place
+        auc = [round(0.9 - 0.02 * place - 0.35 * 0.8**at, 6) for at in range(count)]
+        curve = CurveView(
+            rounds=list(range(1, count + 1)),
+            seconds=[41.5 * (place + 1) * (at + 1) for at in range(count)],
+            update_bytes=[1_250_000 * 4 * (at + 1) for at in range(count)],
+            metrics={"auc": auc, "loss": [round(1 - each, 6) for each in auc]},
+        )
+        made.append(
+            ComparedJob(
+                id=job.id, name=job.name, federation_id=job.federation_id, kind=job.kind, state=job.state,
+                engine=job.engine, created_by="ada", created_at=job.created_at, finished_at=job.ended_at,
+                seconds=41.5 * (place + 1) * count, trained=count, sites=4.0 if count else None,
+                update_bytes=5_000_000 * count if count else None, epsilon=2.0 if place == 1 else None,
+                delta=1e-6 if place == 1 else None, metrics={"auc": auc[-1], "loss": 1 - auc[-1]} if auc else {},
+                curve=curve,
+            )
+        )  # fmt: skip
+    settings = [
+        SettingView(path="/recipe/params/epochs", values=[place + 1 for place in range(len(jobs))]),
+        SettingView(path="/data/features", values=[["age", "chol <b>"], *[None] * (len(jobs) - 1)]),
+    ]
+    return JobComparisonView(jobs=made, settings=settings if len(jobs) > 1 else [], metrics=["auc", "loss"])
+
+
 QUERIES = (
     {"query": "mean", "columns": ["age", "chol"]},
     {"query": "histogram", "column": "age", "edges": [20, 35, 45, 50, 55, 60, 70, 76, 80]},
@@ -316,6 +409,7 @@ def view() -> FakeViewModel:
     jobs = [
         JobItem("job_01running", "Heart disease, four hospitals", "fed_01hearts", "running", None, "heart-risk",
             "tabular 1", "heart", "fedavg, by examples", "sealed", 5, 12, began, None, None, "ver_5",
+            owner="ada", tags=("nightly", "sweep:depth"),
             spec={"name": "Heart disease, four hospitals", "rounds": 12, "recipe": {"name": "tabular"}}),
         JobItem("job_02failed", "Nightly refresh", "fed_01hearts", "failed", "quorum", "heart-risk", "tabular 1",
             "heart", "fedadam, by examples", "sealed", 2, 10, now - timedelta(hours=9), now - timedelta(hours=8)),

@@ -1,28 +1,35 @@
 """The pages over plain values: who may see them, what they say, and what they never let through."""
 
 import asyncio
+import csv
 import hashlib
+import io
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.services.coordinator.dashboard.conftest import ROOT, csrf
-from undersong.services.coordinator.dashboard import assets
+from undersong.services.coordinator.dashboard import assets, editor
 from undersong.services.coordinator.dashboard.audit_views import CheckItem, PrivacyAuditItem
+from undersong.services.coordinator.dashboard.comparison import drawn
 from undersong.services.coordinator.dashboard.pages import changes, curves
 from undersong.services.coordinator.dashboard.views import CauseItem, ComparisonItem, ExclusionItem, Measure
 from undersong.services.coordinator.dashboard.wording import measured
+from undersong.services.coordinator.views.job_comparisons import CurveView
 
 PAGES = (
     "",
     "/jobs",
     "/jobs/job_01running",
     "/jobs/job_02failed",
+    "/jobs/job_01running/timeline",
     "/rounds/rnd_train3",
     "/sites",
     "/models",
@@ -30,6 +37,10 @@ PAGES = (
     "/versions/ver_5/datasheet",
     "/keys",
     "/operations",
+    "/submit",
+    "/submit?job=job_01running",
+    "/compare",
+    "/compare?jobs=job_01running,job_02failed&jobs=job_03done",
     "/audit",
     "/audit?subject=rnd_train3",
 )
@@ -88,6 +99,11 @@ async def test_the_weak_engine_is_called_weak(browser: httpx.AsyncClient) -> Non
     text = (await browser.get(f"{ROOT}/rounds/rnd_train3")).text
     assert "weak" in text
     assert "the aggregator itself sees every single update" in text
+
+
+async def test_clipped_updates_are_shown_by_the_round_and_by_its_job(browser: httpx.AsyncClient) -> None:
+    assert '<dd id="clipped">3 of 3</dd>' in (await browser.get(f"{ROOT}/rounds/rnd_train3")).text
+    assert " · 3 clipped" in (await browser.get(f"{ROOT}/jobs/job_01running")).text
 
 
 async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncClient) -> None:
@@ -378,3 +394,111 @@ async def test_a_datasheet_is_a_page_that_models_and_jobs_lead_to(browser: httpx
         assert file.text.startswith(holds)
     missing = await browser.get(f"{ROOT}/versions/ver_6/datasheet")
     assert (missing.status_code, "ver_6" in missing.text) == (404, True)
+
+
+async def test_jobs_are_compared_in_a_sorted_table(browser: httpx.AsyncClient) -> None:
+    """Jobs without a value come last either way, and names stay text."""
+    chosen = "jobs=job_03done&jobs=job_01running,job_02failed"
+    for falling, first in (("true", "First try"), ("false", "Heart disease")):
+        page = (await browser.get(f"{ROOT}/compare?{chosen}&sort=auc&falling={falling}")).text
+        rows = page.split('id="results"')[1].split("<tbody>")[1].split("</tbody>")[0].split("<tr>")[1:]
+        assert [first in rows[0], "Nightly" in rows[-1]] == [True, True]
+        assert "<b>" not in page
+    assert "/recipe/params/epochs" in page
+    assert "undersong job compare job_03done job_01running job_02failed" in page
+
+
+async def test_compared_jobs_come_as_csv_that_no_spreadsheet_runs(browser: httpx.AsyncClient, view) -> None:
+    view.all_jobs[0] = replace(view.all_jobs[0], name="=HYPERLINK(1)")
+    answer = await browser.get(f"{ROOT}/compare/curves.csv?jobs=job_01running,job_02failed")
+    lines = list(csv.reader(io.StringIO(answer.text)))
+    assert lines[0] == ["job_id", "job", "round", "seconds", "update_bytes", "auc", "loss"]
+    assert len(lines) == 13
+    assert {line[1] for line in lines[1:]} == {"'=HYPERLINK(1)"}
+    table = list(csv.reader(io.StringIO((await browser.get(f"{ROOT}/compare/table.csv?jobs=job_01running")).text)))
+    assert table[1][:3] == ["job_01running", "'=HYPERLINK(1)", "running"]
+
+
+async def test_a_curve_of_the_plot_has_few_points_and_its_last(browser: httpx.AsyncClient, view) -> None:
+    values = list(range(20_001))
+    curve = CurveView(rounds=values, seconds=[float(n) for n in values], update_bytes=None, metrics={"auc": values})
+    found = await view.compare(["job_01running"])
+    job = found.jobs[0].model_copy(update={"curve": curve})
+    drawn_ = drawn(found.model_copy(update={"jobs": [job]}), "auc")["curves"][0]
+    assert len(drawn_["values"]) == 250
+    assert (drawn_["values"][0], drawn_["values"][-1], drawn_["rounds"][-1]) == (0.0, 20_000.0, 20_000)
+    assert (await browser.get(f"{ROOT}/compare/curves?jobs=job_01running&metric=none")).status_code == 404
+
+
+async def test_a_job_is_run_again_from_the_editor_with_faults_beside_their_lines(
+    browser: httpx.AsyncClient, view
+) -> None:
+    page = (await browser.get(f"{ROOT}/submit?job=job_01running")).text
+    assert "rounds: 12" in page
+    mark = await csrf(browser)
+    form = {"csrf": mark, "source": "job_01running", "document": "name: again\r\nrounds: many\r\n", "act": "submit"}
+    refused = await browser.post(f"{ROOT}/submit", data=form)
+    assert refused.status_code == 422
+    listing = refused.text.split('class="listing"')[1].split("</ol>")[0].split("<li")
+    assert "/data/label: this field is required" in listing[1], "what is missing stands at the top"
+    assert "/rounds: at least 1 &lt;b&gt;" in listing[2]
+    assert "rounds: many" in refused.text.split("<textarea")[1]
+    assert len(view.all_jobs) == 4
+    good = {**form, "document": "name: again\nrounds: 3\ndata: {dataset: heart}\n"}
+    assert "The job is valid" in (await browser.post(f"{ROOT}/submit", data={**good, "act": "check"})).text
+    assert len(view.all_jobs) == 4
+    made = await browser.post(f"{ROOT}/submit", data=good)
+    assert (made.status_code, made.headers["location"]) == (303, f"{ROOT}/jobs/job_05new")
+    assert (await browser.post(f"{ROOT}/submit", data={**good, "csrf": "x"})).status_code == 403
+
+
+MULTIPLIED = ", ".join(["*{0}"] * 9)
+
+
+def bomb(form: str, first: str) -> str:
+    """Return a text whose aliases make nine times as many places with each of nine lines."""
+    names = "abcdefghij"
+    lines = [f"{after}: &{after} {form.format(MULTIPLIED.format(name))}" for name, after in pairwise(names)]
+    return "\n".join([f"a: &a {first}", *lines])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "- 1", "a: b: c", "rounds: .nan", "a: &x [*x]", "a: 1\na: 2", "a: '\\0'", "[" * 9000, "- " * 9000,
+     "{a: " * 40 + "1" + "}" * 40, "a:\n" * 9000, "a: !!bool x", bomb("[{}]", "[1, 1]"),
+     bomb("{{<<: [{}]}}", "{x: 1}")],
+)  # fmt: skip
+async def test_what_is_no_job_document_is_told_and_costs_little(browser: httpx.AsyncClient, text: str) -> None:
+    """Also a text that aliases make a billion places of, and one that holds itself."""
+    form = {"csrf": await csrf(browser), "document": text, "act": "submit"}
+    began = time.monotonic()
+    answer = await browser.post(f"{ROOT}/submit", data=form)
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert time.monotonic() - began < 5
+
+
+def test_keys_are_texts_as_in_json_and_a_fault_is_told_once() -> None:
+    assert editor.read("true: 1\nnull: {1: 2}") == {"true": 1, "null": {"1": 2}}
+    with pytest.raises(editor.NoJobDocument) as refused:
+        editor.read("- 1")
+    assert refused.value.detail == "The text holds no mapping of settings, such as `rounds: 10`."
+
+
+async def test_a_document_too_large_for_the_editor_is_refused(browser: httpx.AsyncClient) -> None:
+    form = {"csrf": await csrf(browser), "document": "a" * 70_000}
+    assert (await browser.post(f"{ROOT}/submit", data=form)).status_code == 413
+
+
+async def test_the_list_of_jobs_is_filtered_and_renews_itself_as_filtered(browser: httpx.AsyncClient, view) -> None:
+    page = (await browser.get(f"{ROOT}/jobs?name=Heart&state=running&sort=name&owner=&after=job_x")).text
+    assert (view.chosen.name, view.chosen.state, view.chosen.sort, view.chosen.owner) == (
+        "Heart", "running", "name", None,
+    )  # fmt: skip
+    assert 'hx-get="/dashboard/jobs?name=Heart&amp;state=running&amp;sort=name&amp;after=job_x"' in page
+    assert "Nightly" not in page
+    assert 'href="/dashboard/jobs?tag=sweep%3Adepth"' in page
+    none = (await browser.get(f"{ROOT}/jobs?name=%3Cb%3Enothing&state=odd&sort=odd")).text
+    assert view.chosen.state is None
+    assert "No job fits the filter" in none
+    assert 'value="&lt;b&gt;nothing"' in none

@@ -22,7 +22,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set CHROMIUM"),
 ]
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
-PAGES = {"now": "", "jobs": "/jobs", "job": "/jobs/job_01running", "figures": "/jobs/job_04figures",
+PAGES = {"now": "", "jobs": "/jobs", "compare": "/compare?jobs=job_01running,job_03done",
+         "job": "/jobs/job_01running",
+         "timeline": "/jobs/job_01running/timeline", "figures": "/jobs/job_04figures",
+         "submit": "/submit", "again": "/submit?job=job_01running",
          "round": "/rounds/rnd_train3", "sites": "/sites", "models": "/models", "privacy": "/privacy",
          "datasheet": "/versions/ver_5/datasheet", "keys": "/keys", "operations": "/operations"}  # fmt: skip
 
@@ -107,6 +110,7 @@ async def test_a_job_is_cancelled_with_the_keyboard_alone(address: str, view) ->
         await browser.close()
 
 
+@pytest.mark.exhaustive
 async def test_a_dead_task_is_requeued_without_scripts(address: str, view) -> None:
     async with async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -138,6 +142,7 @@ async def test_pages_read_without_scripts(address: str) -> None:
         await browser.close()
 
 
+@pytest.mark.exhaustive
 async def test_answers_are_drawn_without_scripts(address: str) -> None:
     """Every plot is SVG with its numbers beside it; hidden counts are drawn as hidden."""
     async with async_playwright() as play:

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from undersong.services.coordinator.domain.manifests import _plan_request, _target
-from undersong.services.coordinator.domain.spec import CohortPart, JobSpec
+from undersong.services.coordinator.domain.parts import CohortPart
+from undersong.services.coordinator.domain.spec import JobSpec
 from undersong.shared.secagg.engines import engine_facts
 from undersong.shared.wire.manifest import RoundKind
 

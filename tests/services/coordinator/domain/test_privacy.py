@@ -11,9 +11,10 @@ from undersong.recipes.catalogue import load_recipe
 from undersong.services.coordinator.domain.findings import Findings, JobInvalid
 from undersong.services.coordinator.domain.manifests import train_encoding
 from undersong.services.coordinator.domain.noisy_steps import settle_steps
+from undersong.services.coordinator.domain.parts import PrivacyPart
 from undersong.services.coordinator.domain.privacy_plan import plan_of, saving_of
 from undersong.services.coordinator.domain.recipes import standardises
-from undersong.services.coordinator.domain.spec import JobSpec, PrivacyPart
+from undersong.services.coordinator.domain.spec import JobSpec
 from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, judge
 from undersong.shared.privacy.accounting import epsilon_of

@@ -63,6 +63,45 @@ def test_too_few_sites_wrong_numbers_and_noise_on_a_sum_are_refused(job: dict[st
     assert said in faults(job)[path]
 
 
+def smaller(engine: str = "pairwise", strategy: str = "fedavg", **update: Any) -> dict[str, Any]:
+    return asked(strategy, engine, update={"clip_norm": 1.0, **update})
+
+
+PRIVATE = {"model": "distributed", "epsilon": 4.0, "delta": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("job", "path", "said"),
+    [
+        (smaller("twoserver", rotation=True), "/update/rotation", "words of 64 bits, rotated or not"),
+        (asked("fedavg", "pairwise", update={"rotation": True}), "/update/clip_norm", "update.rotation needs"),
+        (smaller(strategy="qfedavg", error_feedback=True), "/update/error_feedback", "in different units"),
+        (smaller(strategy="fedbuff", keep=0.5), "/update", "send changes whole"),
+        ({**smaller(keep=0.5), "privacy": PRIVATE}, "/update/keep", "sent whole"),
+        ({**smaller(rotation=True), "privacy": PRIVATE}, "/update/rotation", "as they are"),
+        (
+            {**smaller(error_feedback=True), "privacy": {**PRIVATE, "model": "record"}},
+            "/update/error_feedback",
+            "would be sent again",
+        ),
+        *((smaller(keep=bad), "/update/keep", "") for bad in (0, -1, 1, 1e-9, "0.5", True, 1e300)),
+        (smaller(rotation=True, clip_norm=1e-306), "/update/modulus_bits", "too small to be divided"),
+        (smaller(rotation=1), "/update/rotation", "boolean"),
+        (smaller(modulus_bits=16, rotation=True, max_weight=65_536), "/update/modulus_bits", ""),
+    ],
+)
+def test_compression_that_cannot_be_kept_is_refused(job: dict[str, Any], path: str, said: str) -> None:
+    if path == "/update/modulus_bits" and not said:  # every site weighs the same with `equal`: room for 4095 of them
+        assert not faults(job)
+        return
+    assert said in faults(job)[path]
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_each_engine_sends_a_part_and_keeps_the_rest(engine: str) -> None:
+    assert not faults(smaller(engine, keep=0.1, error_feedback=True))
+
+
 @pytest.mark.parametrize(
     ("cohort", "said"),
     [({"min": 3, "enough": 2}, "less than min, which is 3"), ({"min": 3, "max": 4, "enough": 5}, "more than max")],

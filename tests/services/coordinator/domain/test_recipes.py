@@ -49,3 +49,11 @@ def test_sites_get_what_the_strategy_sets() -> None:
     plain = judge(document({"name": "fedavg"}), WORLD).spec
     assert isinstance(plain, JobSpec)
     assert plain.recipe_params == plain.recipe.params
+
+
+@pytest.mark.parametrize("value", [2.0, 1e300, True, "2"])
+def test_what_counts_is_a_whole_number_in_type_too(value: object) -> None:
+    """Recipes count by it, and a float would fail at every site, once rounds have begun."""
+    with pytest.raises(JobInvalid) as refused:
+        judge(document({"name": "fedavg"}, epochs=value), WORLD)
+    assert any(fault.path == "/recipe/params/epochs" for fault in refused.value.errors), refused.value.errors

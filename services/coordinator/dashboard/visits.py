@@ -1,0 +1,87 @@
+"""One request of a signed-in person, and the kind of route that answers refusals as pages."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+
+from undersong.services.coordinator.dashboard import session
+from undersong.services.coordinator.dashboard.rendering import HEADERS, page
+from undersong.services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
+from undersong.shared.errors import Refusal
+
+
+class SignedOut(Exception):
+    """The request has no valid session."""
+
+
+class PageRoute(APIRoute):
+    """Answers refusals as pages: these routes are for people."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the route's handler with refusals rendered."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except SignedOut:
+                return _to_sign_in(request)
+            except Refusal as refusal:
+                title, detail = refusal.title(), refusal.detail
+                return page("message.html", refusal.status, {"title": title, "detail": detail, "back": session.PATH})
+
+        return answer
+
+
+Board = Annotated[Dashboard, Depends(dashboard_of)]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request of a signed-in person."""
+
+    view: ViewModel
+    session: session.Session
+    board: Dashboard
+    now: datetime
+    here: str
+
+    def show(self, template: str, tab: str, **values: object) -> Response:
+        """Render a page for this person."""
+        common = {"tab": tab, "person": self.view.name, "csrf": self.session.csrf, "now": self.now}
+        return page(template, 200, {**common, "here": self.here, "origin": self.board.origin, **values})
+
+
+async def visit(request: Request, board: Board) -> Visit:
+    """Return the signed-in person; raises SignedOut."""
+    now = board.clock()
+    found = jar_of(board).read(request, now)
+    if found is None or await board.limiter.ended(found.id):
+        raise SignedOut
+    view = await board.source.view(found.token)
+    if view is None:
+        raise SignedOut
+    return Visit(view, found, board, now, request.url.path)
+
+
+def jar_of(board: Dashboard) -> session.Jar:
+    """Return the keeper of this dashboard's cookies."""
+    return session.Jar(board.sealer, board.secure)
+
+
+Visitor = Annotated[Visit, Depends(visit)]
+
+
+def _to_sign_in(request: Request) -> Response:
+    if request.headers.get("hx-request"):  # a part of a page renews itself: load the whole page again
+        return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true"})
+    if request.url.path.endswith("/stream"):
+        return Response(status_code=401, headers=HEADERS)
+    wanted = request.url.path if request.method == "GET" else session.PATH
+    return RedirectResponse(f"{session.PATH}/login?next={quote(wanted)}", 303, HEADERS)
