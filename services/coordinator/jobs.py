@@ -87,18 +87,18 @@ class Jobs:
         verdict, _ = await self._judge(person, document)
         return await asyncio.to_thread(plan_of, verdict)
 
-    async def submit(
-        self, person: Principal, document: Mapping[str, Any], once: Once, *, cloned_from: str | None = None
-    ) -> JobView:
-        """Start a job; raises `JobInvalid` with every error. Its first event names the job that it was cloned from."""
+    async def submit(self, person: Principal, document: Mapping[str, Any], once: Once, **origin: str) -> JobView:
+        """Start a job; raises `JobInvalid` with every error.
+
+        Its first event has the `origin`: `cloned_from=` a job's id, or `schedule_id=`.
+        """
         verdict, start = await self._judge(person, document)
 
         async def work(tx: Transaction) -> JobView:
             job = _new_job(verdict, start, person, await tx.now())
             jobs = JobRepository(tx)
             await jobs.add(job)
-            facts = {"state": str(job.state), "name": job.spec.name}
-            facts |= {} if cloned_from is None else {"cloned_from": cloned_from}
+            facts = {"state": str(job.state), "name": job.spec.name, **origin}
             await jobs.record(job.id, "job.created", person.name, facts)
             await tx.emit(JOBS_TOPIC, "job.created", job.id)
             return job_view(job, verdict.warnings)

@@ -229,6 +229,30 @@ class DeliveryRow(Base):
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
 
 
+class ScheduleRow(Base):
+    """A job document that is submitted again and again; what came of the last time."""
+
+    __tablename__ = "schedules"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    federation_id: Mapped[str] = mapped_column(Id, ForeignKey("federations.id"), index=True)
+    name: Mapped[str] = mapped_column(Title)
+    document: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    cron: Mapped[str] = mapped_column(Title)
+    timezone: Mapped[str] = mapped_column(Title)
+    overlap: Mapped[bool]
+    user_id: Mapped[str] = mapped_column(Id, ForeignKey("users.id"))
+    created_by: Mapped[str] = mapped_column(Title)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    paused: Mapped[bool]
+    next_at: Mapped[datetime | None] = mapped_column(UtcDateTime(), index=True)
+    last_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    last_outcome: Mapped[str | None] = mapped_column(Word)
+    last_reason: Mapped[str | None] = mapped_column(Text)
+    last_job_id: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
 class UserRow(Base):
     """A person, or a program that acts for one."""
 

@@ -14,6 +14,7 @@ from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Leases, Timing
 from undersong.services.coordinator.operations import Operations
 from undersong.services.coordinator.peers.registry import Registry
+from undersong.services.coordinator.schedules import Schedules
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.tasks import Tasks
@@ -33,6 +34,7 @@ class UseCases:
     comparisons: JobComparisons
     timelines: JobTimelines
     clones: Clones
+    schedules: Schedules
     leases: Leases
     tasks: Tasks
     accounts: Accounts
@@ -63,6 +65,7 @@ def build_use_cases(
         comparisons=JobComparisons(database),
         timelines=JobTimelines(database),
         clones=Clones(jobs),
+        schedules=Schedules(database, jobs),
         leases=Leases(database, notifier, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),

@@ -13,12 +13,14 @@ from undersong.services.coordinator.dashboard import Dashboard
 from undersong.services.coordinator.dashboard.source import CoordinatorSource
 from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.gauges import Gauges
+from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.log_heads import LogHeads
 from undersong.services.coordinator.peers.aggregator import Aggregator
 from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.rounds import Rounds
+from undersong.services.coordinator.schedules import Scheduler
 from undersong.services.coordinator.settings import CoordinatorSettings
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.tables import common
@@ -116,9 +118,9 @@ async def run_worker(settings: CoordinatorSettings) -> None:
         keeper = SheetKeeper(database, datasheets, Registry(registry))
         origins, sealer = settings.allowed_origins, Sealer.ensure(settings.seal_key)
         sender = WebhookSender(database, sealer, await stack.enter_async_context(_webhook_client(settings)), origins)
-        await work(
-            database, streams, conductor, TaskSweeper(database, timing), Gauges(database, timing), keeper, sender
-        )
+        scheduler = Scheduler(database, Jobs(database, Registry(registry), timing.lease))
+        sweeping = TaskSweeper(database, timing), Gauges(database, timing)
+        await work(database, streams, conductor, *sweeping, keeper, sender, scheduler)
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:

@@ -6,6 +6,7 @@ from undersong.services.coordinator.conductor import Conductor
 from undersong.services.coordinator.gauges import Gauges
 from undersong.services.coordinator.moves import ROUNDS_TOPIC
 from undersong.services.coordinator.rounds import JOBS_TOPIC
+from undersong.services.coordinator.schedules import Scheduler
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.tasks import TaskSweeper
@@ -33,6 +34,7 @@ async def work(
     gauges: Gauges,
     sheets: SheetKeeper,
     webhooks: WebhookSender,
+    scheduler: Scheduler,
 ) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
@@ -57,6 +59,7 @@ async def work(
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
     keeping = Sweeper(LOOK_EVERY_S, {"datasheets": sheets.sweep}, housekeeping=True)
     sending = Sweeper(SEND_EVERY_S, {"webhooks": webhooks.sweep}, housekeeping=True)
+    submitting = Sweeper(SEND_EVERY_S, {"schedules": scheduler.sweep}, housekeeping=True)
     answered = Sweeper(ANSWERED_EVERY_S, {"answered": conductor.sweep_answered}, when=lambda: streams.failing)
     handlers = {
         JOBS_TOPIC: conductor.on_job,
@@ -72,6 +75,6 @@ async def work(
         Relay(database, streams).run(),
         OutboxTail(database, streams, consumers=consumers).run(),
         answered.run(),
-        *(sweep.run() for sweep in (sweeper, tidying, looking, keeping, sending)),
+        *(sweep.run() for sweep in (sweeper, tidying, looking, keeping, sending, submitting)),
         *(consumer.run() for consumer in consumers),
     )

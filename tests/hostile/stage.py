@@ -112,6 +112,7 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             stage.ids["keyid"] = stage.identities.pop("victim").keyid  # a fuzzing operator may revoke it
             _webhook(stage)
             _job(stage)
+            _schedule(stage)
             _version(stage)
             yield stage
         finally:
@@ -171,6 +172,12 @@ def _webhook(stage: Stage) -> None:
     made = stage.made("root", "coordinator", "POST", path, json={"url": HOOK, "events": ["job.failed"]})
     stage.ids["webhook_id"] = made["id"]
     stage.ids["delivery_id"] = stage.made("root", "coordinator", "POST", f"/v1/webhooks/{made['id']}/tests")["id"]
+
+
+def _schedule(stage: Stage) -> None:
+    """A schedule whose time comes once a year."""
+    body = {"document": job(stage.ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"}
+    stage.ids["schedule_id"] = stage.made("scientist", "coordinator", "POST", "/v1/schedules", json=body)["id"]
 
 
 def job(federation: str, name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ LAST = (
     "POST /v1/tasks/{task_id}/failures",
     "DELETE /v1/versions/{version_id}",
     "DELETE /v1/webhooks/{webhook_id}",
+    "DELETE /v1/schedules/{schedule_id}",
     "DELETE /v1/models/{model_id}/aliases/{alias}",
 )
 """What spoils the stage for others."""
@@ -55,6 +56,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/jobs/privacy-plan": job(ids["federation_id"], "fine"),
         "POST /v1/jobs": job(ids["federation_id"], "one more"),
         "POST /v1/jobs/{job_id}/clones": {"changes": {"name": "once more"}},
+        "POST /v1/schedules": {"document": job(ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"},
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
         "POST /v1/tokens": {"name": "mine"},
         "POST /v1/federations/{federation_id}/webhooks": {"url": HOOK, "events": ["job.failed"]},
@@ -191,7 +193,7 @@ def with_ids(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 IDS = (
     "federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid",
-    "digest", "webhook_id", "delivery_id",
+    "digest", "webhook_id", "delivery_id", "schedule_id",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from undersong.cli import (
     privacy_documents,
     quickstart,
     recipes,
+    schedules,
     simulations,
     sites,
     stats,
@@ -69,6 +70,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(stats.app, name="stats")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(tokens.app, name="token")
 app.add_typer(tokens.users, name="user")

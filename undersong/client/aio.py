@@ -367,6 +367,41 @@ class AsyncClient:
         """Try again to deliver what was given up (administrator)."""
         return await self.send(calls.requeue_delivery(delivery_id))
 
+    async def create_schedule(
+        self,
+        spec: Mapping[str, Any],
+        cron: str,
+        timezone: str = "UTC",
+        *,
+        name: str | None = None,
+        overlap: bool = False,
+        federation: str | None = None,
+    ) -> t.Schedule:
+        """Submit a job document at the times of a cron expression; it is judged now, and again each time."""
+        document = await self._placed(spec, federation)
+        return await self.send(calls.create_schedule(document, cron, timezone, name, overlap))
+
+    async def schedules(self, federation: str | None = None) -> list[t.Schedule]:
+        """Return every schedule of a federation, oldest first."""
+        found = await self.federation(federation)
+        return await self.all(lambda after: calls.schedules(found.id, after))
+
+    async def schedule(self, schedule_id: str) -> t.Schedule:
+        """Return a schedule, its next times, and what came of the last."""
+        return await self.send(calls.schedule(schedule_id))
+
+    async def pause_schedule(self, schedule_id: str) -> t.Schedule:
+        """Submit no further job; one that runs goes on. Idempotent."""
+        return await self.send(calls.steer_schedule(schedule_id, "pause"))
+
+    async def resume_schedule(self, schedule_id: str) -> t.Schedule:
+        """Submit jobs again from the next time on. Idempotent."""
+        return await self.send(calls.steer_schedule(schedule_id, "resume"))
+
+    async def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule; its jobs stay. Idempotent."""
+        await self.send(calls.delete_schedule(schedule_id))
+
     async def authority(self) -> t.Authority:
         """Return the federation's certificate authority."""
         return await self.send(calls.authority())

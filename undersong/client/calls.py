@@ -5,7 +5,7 @@ The sync and the async client differ only in how they send one; paths and shapes
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter
@@ -124,6 +124,37 @@ def deliveries(webhook_id: str, state: str | None = None, after: str | None = No
 def requeue_delivery(delivery_id: str) -> Call[t.WebhookDelivery]:
     """Try again what was given up."""
     return _post("coordinator", f"/deliveries/{_id(delivery_id)}/requeue", t.WebhookDelivery)
+
+
+# coordinator: schedules
+
+
+def create_schedule(
+    document: Mapping[str, Any], cron: str, timezone: str, name: str | None, overlap: bool
+) -> Call[t.Schedule]:
+    """Submit a job at the times of a cron expression."""
+    body = {"document": dict(document), "cron": cron, "timezone": timezone, "name": name, "overlap": overlap}
+    return _post("coordinator", "/schedules", t.Schedule, body)
+
+
+def schedules(federation_id: str, after: str | None = None) -> Call[t.Page[t.Schedule]]:
+    """Return a federation's schedules."""
+    return _get("coordinator", f"/federations/{_id(federation_id)}/schedules", t.Page[t.Schedule], after=after)
+
+
+def schedule(schedule_id: str) -> Call[t.Schedule]:
+    """Return one schedule."""
+    return _get("coordinator", f"/schedules/{_id(schedule_id)}", t.Schedule)
+
+
+def steer_schedule(schedule_id: str, action: Literal["pause", "resume"]) -> Call[t.Schedule]:
+    """Pause or resume a schedule."""
+    return _post("coordinator", f"/schedules/{_id(schedule_id)}/{action}", t.Schedule)
+
+
+def delete_schedule(schedule_id: str) -> Call[dict[str, Any]]:
+    """Delete a schedule."""
+    return Call("coordinator", "DELETE", f"/schedules/{_id(schedule_id)}", dict[str, Any])
 
 
 # coordinator: jobs

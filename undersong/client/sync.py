@@ -362,6 +362,41 @@ class Client:
         """Try again to deliver what was given up (administrator)."""
         return self.send(calls.requeue_delivery(delivery_id))
 
+    def create_schedule(
+        self,
+        spec: Mapping[str, Any],
+        cron: str,
+        timezone: str = "UTC",
+        *,
+        name: str | None = None,
+        overlap: bool = False,
+        federation: str | None = None,
+    ) -> t.Schedule:
+        """Submit a job document at the times of a cron expression; it is judged now, and again each time."""
+        document = self._placed(spec, federation)
+        return self.send(calls.create_schedule(document, cron, timezone, name, overlap))
+
+    def schedules(self, federation: str | None = None) -> list[t.Schedule]:
+        """Return every schedule of a federation, oldest first."""
+        found = self.federation(federation)
+        return self.all(lambda after: calls.schedules(found.id, after))
+
+    def schedule(self, schedule_id: str) -> t.Schedule:
+        """Return a schedule, its next times, and what came of the last."""
+        return self.send(calls.schedule(schedule_id))
+
+    def pause_schedule(self, schedule_id: str) -> t.Schedule:
+        """Submit no further job; one that runs goes on. Idempotent."""
+        return self.send(calls.steer_schedule(schedule_id, "pause"))
+
+    def resume_schedule(self, schedule_id: str) -> t.Schedule:
+        """Submit jobs again from the next time on. Idempotent."""
+        return self.send(calls.steer_schedule(schedule_id, "resume"))
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule; its jobs stay. Idempotent."""
+        self.send(calls.delete_schedule(schedule_id))
+
     def authority(self) -> t.Authority:
         """Return the federation's certificate authority."""
         return self.send(calls.authority())

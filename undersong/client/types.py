@@ -406,6 +406,33 @@ class WebhookDelivery(Answer):
     finished_at: datetime | None = None
 
 
+class ScheduledTime(Answer):
+    """What came of a schedule's last time: `outcome` is submitted, skipped or refused."""
+
+    at: datetime
+    outcome: str
+    job_id: str | None = None
+    reason: str | None = None
+
+
+class Schedule(Answer):
+    """A job document that is submitted again and again; `state` is active, paused or ended."""
+
+    id: str
+    federation_id: str
+    name: str
+    cron: str
+    timezone: str = "UTC"
+    words: str = ""
+    overlap: bool = False
+    document: dict[str, Any] = {}
+    created_by: str = ""
+    created_at: datetime | None = None
+    state: str = ""
+    upcoming: list[datetime] = []
+    last: ScheduledTime | None = None
+
+
 class User(Answer):
     """A person or program that uses the API."""
 

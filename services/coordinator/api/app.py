@@ -11,6 +11,7 @@ from undersong.services.coordinator.api import (
     federations,
     jobs,
     operations,
+    schedules,
     tasks,
     webhooks,
 )
@@ -34,10 +35,8 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
     async def root() -> RedirectResponse:
         return RedirectResponse(dashboard_router.prefix, 307)
 
-    routers = [
-        module.router
-        for module in (federations, jobs, comparisons, events, tasks, accounts, evidence, operations, webhooks)
-    ]
+    modules = (federations, jobs, comparisons, schedules, events, tasks, accounts, evidence, operations, webhooks)
+    routers = [module.router for module in modules]
     app = create_app(
         title="Undersong coordinator",
         service="coordinator",

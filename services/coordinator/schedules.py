@@ -1,0 +1,209 @@
+"""Jobs on a schedule: made, listed, paused and deleted by people; submitted at their times by a worker."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+from pydantic import TypeAdapter
+
+from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.schedules import Schedule, ScheduledTime, ScheduleOutcome, Timetable
+from undersong.services.coordinator.jobs import Jobs
+from undersong.services.coordinator.repository.accounts import AccountRepository
+from undersong.services.coordinator.repository.jobs import JobRepository
+from undersong.services.coordinator.repository.schedules import ScheduleRepository
+from undersong.services.coordinator.repository.sites import SiteRepository
+from undersong.services.coordinator.views.jobs import JobView
+from undersong.services.coordinator.views.schedules import ScheduleView, schedule_view
+from undersong.shared.database import Database, Page, Transaction
+from undersong.shared.errors import Conflict, Refusal, Unavailable, no_such
+from undersong.shared.faults import point
+from undersong.shared.ids import FederationId, JobId, ScheduleId, UserId, new_id
+from undersong.shared.web.access import Grant, Principal, Role
+from undersong.shared.web.answers import Answered
+from undersong.shared.web.idempotency import Once
+
+MOST: Final = 50  # of one federation
+TOGETHER: Final = 20
+_TOLD: Final = 3  # faults of a document that was refused
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class TooManySchedules(Conflict):
+    """The federation has as many schedules as it may."""
+
+
+class Schedules:
+    """What people do with schedules."""
+
+    def __init__(self, database: Database, jobs: Jobs) -> None:
+        self._database, self._jobs = database, jobs
+
+    async def create(
+        self,
+        person: Principal,
+        document: Mapping[str, Any],
+        timetable: Timetable,
+        once: Once,
+        *,
+        name: str | None = None,
+        overlap: bool = False,
+    ) -> ScheduleView:
+        """Return a new schedule; raises `JobInvalid` with every error of the document as it would be judged now."""
+        await self._jobs.validate(person, document)
+
+        async def work(tx: Transaction) -> ScheduleView:
+            schedules, now = ScheduleRepository(tx), await tx.now()
+            federation = await SiteRepository(tx).federation(str(document["federation_id"]))
+            if await schedules.count(federation.id) >= MOST:
+                raise TooManySchedules(f"The federation has {MOST} schedules: delete one that is not used any more.")
+            made = Schedule(
+                id=ScheduleId(new_id("sch")),
+                federation_id=FederationId(federation.id),
+                name=name or str(document["name"]),
+                document=dict(document),
+                timetable=timetable,
+                overlap=overlap,
+                user_id=UserId(person.user_id),
+                created_by=person.name,
+                created_at=now,
+                next_at=timetable.after(now),
+            )
+            await schedules.add(made)
+            return schedule_view(made, now)
+
+        return await self._database.run("schedule.create", once(work))
+
+    async def list(self, person: Principal, federation_id: str, limit: int, after: str | None) -> Page[ScheduleView]:
+        """Return a federation's schedules, oldest first."""
+
+        async def work(tx: Transaction) -> Page[ScheduleView]:
+            person.check(*Role, federation_id=federation_id)
+            federation, now = await SiteRepository(tx).federation(federation_id), await tx.now()
+            found = await ScheduleRepository(tx).list(federation.id, limit, after)
+            return found.map(lambda one: schedule_view(one, now))
+
+        return await self._database.read("schedules.list", work)
+
+    async def get(self, person: Principal, schedule_id: str) -> ScheduleView:
+        """Return one schedule."""
+
+        async def work(tx: Transaction) -> ScheduleView:
+            return schedule_view(await self._of(tx, person, schedule_id, *Role), await tx.now())
+
+        return await self._database.read("schedule.get", work)
+
+    async def pause(self, person: Principal, schedule_id: str, once: Once) -> ScheduleView:
+        """Submit nothing until it is resumed; a job that runs goes on. Idempotent."""
+
+        async def work(tx: Transaction) -> ScheduleView:
+            await self._of(tx, person, schedule_id, Role.SCIENTIST)
+            await ScheduleRepository(tx).set_paused(schedule_id, paused=True, next_at=None)
+            return schedule_view(await ScheduleRepository(tx).get(schedule_id), await tx.now())
+
+        return await self._database.run("schedule.pause", once(work))
+
+    async def resume(self, person: Principal, schedule_id: str, once: Once) -> ScheduleView:
+        """Go on with the next time; times that passed meanwhile are left out. Idempotent."""
+
+        async def work(tx: Transaction) -> ScheduleView:
+            found, now = await self._of(tx, person, schedule_id, Role.SCIENTIST), await tx.now()
+            if found.paused:
+                next_at = found.timetable.after(now)
+                await ScheduleRepository(tx).set_paused(schedule_id, paused=False, next_at=next_at)
+            return schedule_view(await ScheduleRepository(tx).get(schedule_id), now)
+
+        return await self._database.run("schedule.resume", once(work))
+
+    async def delete(self, person: Principal, schedule_id: str) -> None:
+        """Delete a schedule; its jobs stay. Idempotent."""
+
+        async def work(tx: Transaction) -> None:
+            found = await ScheduleRepository(tx).get(schedule_id)
+            hidden = no_such("schedule", schedule_id)
+            person.check(Role.SCIENTIST, federation_id=found.federation_id, hidden=hidden)
+            await ScheduleRepository(tx).remove(schedule_id)
+
+        await self._database.run("schedule.delete", work)
+
+    @staticmethod
+    async def _of(tx: Transaction, person: Principal, schedule_id: str, *roles: Role) -> Schedule:
+        found, hidden = await ScheduleRepository(tx).get(schedule_id), no_such("schedule", schedule_id)
+        person.check(*roles, federation_id=found.federation_id, hidden=hidden)
+        if found.deleted:
+            raise hidden
+        return found
+
+
+class Scheduler:
+    """Submits what is due, each time of a schedule at most once, whichever worker dies at whichever line.
+
+    The job is submitted with an idempotency key of schedule and time, then the schedule is settled; after a crash
+    between the two the stored answer tells which job it was.
+    """
+
+    def __init__(self, database: Database, jobs: Jobs) -> None:
+        self._database, self._jobs = database, jobs
+
+    async def sweep(self) -> int:
+        """Submit what is due; return how many schedules there were. One that cannot be judged now waits."""
+        due = await self._database.read("schedules.due", lambda tx: ScheduleRepository(tx).due(TOGETHER))
+        for at, schedule in due:
+            try:
+                took = await self._take(schedule, at)
+                await self._settle(schedule, took)
+            except Unavailable as error:
+                log.warning("schedule.waits", schedule_id=schedule.id, reason=error.detail)
+            except Exception:
+                log.exception("schedule.failed", schedule_id=schedule.id)
+        return len(due)
+
+    async def _take(self, schedule: Schedule, at: datetime) -> ScheduledTime:
+        """Submit the job of the time that has come; raises Unavailable where it cannot be judged now."""
+        running = None if schedule.overlap else await self._running(schedule)
+        if running is not None:
+            reason = f"job {running} of the time before has not ended"
+            return ScheduledTime(at, ScheduleOutcome.SKIPPED, running, reason)
+        once = Once(f"{schedule.id} {at.isoformat()}".replace(" ", "@"), "schedules", "schedule")
+        try:
+            person = await self._database.read("schedule.person", lambda tx: _person(tx, schedule.user_id))
+            job = await self._jobs.submit(person, schedule.document, once, schedule_id=schedule.id)
+        except Answered as answer:
+            job = TypeAdapter(JobView).validate_json(answer.body)
+        except Unavailable:
+            raise
+        except Refusal as refusal:
+            return ScheduledTime(at, ScheduleOutcome.REFUSED, reason=_reason(refusal))
+        point("coordinator.schedule.submitted")
+        return ScheduledTime(at, ScheduleOutcome.SUBMITTED, JobId(job.id))
+
+    async def _running(self, schedule: Schedule) -> JobId | None:
+        """Return the job of the time before, if it still runs."""
+        if schedule.last_job_id is None:
+            return None
+        last = schedule.last_job_id
+        job = await self._database.read("schedule.running", lambda tx: JobRepository(tx).get(last))
+        return None if job.ended else job.id
+
+    async def _settle(self, schedule: Schedule, took: ScheduledTime) -> None:
+        async def work(tx: Transaction) -> None:
+            await ScheduleRepository(tx).settle(schedule, took, schedule.after_last(await tx.now()))
+
+        await self._database.run("schedule.settle", work)
+        log.info("schedule.taken", schedule_id=schedule.id, outcome=str(took.outcome), job_id=took.job_id)
+
+
+async def _person(tx: Transaction, user_id: str) -> Principal:
+    """Return the person who made a schedule, with the roles of now."""
+    user = await AccountRepository(tx).user(user_id)
+    return Principal(user.id, user.name, tuple(Grant(Role(each.role), each.federation_id) for each in user.roles))
+
+
+def _reason(refusal: Refusal) -> str:
+    """Return the refusal in a sentence, with its first faults."""
+    if not isinstance(refusal, JobInvalid):
+        return refusal.detail
+    told = [f"{each.path}: {each.message}" for each in refusal.errors[:_TOLD]]
+    more = len(refusal.errors) - _TOLD
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
