@@ -162,6 +162,7 @@ def _dashboard(
         use_cases.comparisons,
         use_cases.timelines,
         use_cases.clones,
+        use_cases.schedules,
         use_cases.federations,
         use_cases.sites,
         use_cases.accounts,

@@ -383,3 +383,19 @@ def test_a_taken_port_at_a_restart_is_an_error(shell: Shell) -> None:
     moved = json.loads(file.read_text())
     assert {name for name in ports if ports[name] != moved[name]} == {"keys"}
     assert profiles(shell) == REMOTE
+
+
+def test_a_schedule_is_made_looked_at_paused_and_deleted(shell: Shell) -> None:
+    document = null_job("nightly", rounds=1)
+    wrong = ["schedule", "create", "-", "--cron", "30 25 * * *", "--timezone", "Europe/Berln"]
+    said = shell.run(*wrong, stdin=document, code=1).stderr
+    assert "no cron expression" in said
+    assert "Europe/Berlin" in said
+    made = shell.run("schedule", "create", "-", "--cron", "30 2 1 1 *", "--timezone", "Asia/Shanghai", stdin=document)
+    assert "18:30 UTC" in made.stdout
+    assert shell.json("schedule", "show", "nightly")["state"] == "active"
+    shell.run("schedule", "pause", "nightly")
+    assert [row["state"] for row in shell.json("schedule", "list")] == ["paused"]
+    assert "18:30 UTC" in shell.run("schedule", "resume", "nightly").stdout
+    shell.run("schedule", "delete", "nightly")
+    assert "no schedule is called" in shell.run("schedule", "pause", "nightly", code=1).stderr

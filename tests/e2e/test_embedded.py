@@ -353,10 +353,22 @@ def test_a_job_waits_for_the_consent_of_one_site_and_goes_on_by_itself(platform:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    deadline = Deadline(60)
+    deadline = Deadline(120)
     while not holds():
         assert not deadline.over()
         time.sleep(0.1)
+
+
+@pytest.mark.exhaustive
+def test_a_worker_submits_what_is_scheduled(platform: Platform) -> None:
+    """Waits for the next full minute."""
+    made = platform.client.create_schedule(null_job(platform, "each minute", rounds=1), "* * * * *")
+    until(lambda: platform.client.schedule(made.id).last is not None)
+    last = platform.client.schedule(made.id).last
+    platform.client.delete_schedule(made.id)
+    assert last is not None
+    assert (last.outcome, last.reason) == ("submitted", None)
+    assert last.job_id in {job.id for job in platform.client.jobs()}
 
 
 def test_a_job_can_be_paused_resumed_and_cancelled(platform: Platform) -> None:

@@ -14,7 +14,7 @@ from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.clones import Clones
 from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
-from undersong.services.coordinator.dashboard.view_model import RoundPage, ViewModel
+from undersong.services.coordinator.dashboard.view_model import RoundPage, ScheduleAct, ViewModel
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
     JobItem,
@@ -35,9 +35,11 @@ from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.operations import Act, Operations
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.repository.jobs import JobFilter
+from undersong.services.coordinator.schedules import Schedules
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, RoundView, round_view
+from undersong.services.coordinator.views.schedules import ScheduleView
 from undersong.shared.errors import NotFound
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.web.idempotency import Once
@@ -62,6 +64,7 @@ class CoordinatorSource:
     compared: JobComparisons
     timelines: JobTimelines
     clones: Clones
+    schedules: Schedules
     federations: Federations
     sites: Sites
     accounts: Accounts
@@ -191,6 +194,21 @@ class CoordinatorViewModel:
             "cancel": self.source.jobs.cancel,
         }
         await steps[action](self.person, job_id, Once(None))
+
+    async def schedules(self) -> Sequence[ScheduleView]:
+        """Return the schedules of the person's federations, the newest federation's first."""
+        federations = await self.source.federations.list(self.person, _BATCH, None)
+        pages = [await self.source.schedules.list(self.person, each.id, _BATCH, None) for each in federations.items]
+        return [schedule for page in pages for schedule in page.items]
+
+    async def steer_schedule(self, schedule_id: str, action: ScheduleAct) -> None:
+        """Pause, resume or delete a schedule."""
+        if action == "delete":
+            await self.source.schedules.delete(self.person, schedule_id)
+        elif action == "pause":
+            await self.source.schedules.pause(self.person, schedule_id, Once(None))
+        else:
+            await self.source.schedules.resume(self.person, schedule_id, Once(None))
 
     async def round(self, round_id: str) -> RoundPage:
         """Return one round."""

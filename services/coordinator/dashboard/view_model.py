@@ -26,8 +26,11 @@ from undersong.services.coordinator.dashboard.views import (
 from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict
+from undersong.services.coordinator.views.schedules import ScheduleView
 from undersong.shared.clock import Clock
 from undersong.shared.identity.sealing import Sealer
+
+ScheduleAct = Literal["pause", "resume", "delete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,12 @@ class ViewModel(Protocol):
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""
+
+    async def schedules(self) -> Sequence[ScheduleView]:
+        """Return the schedules of the person's federations."""
+
+    async def steer_schedule(self, schedule_id: str, action: ScheduleAct) -> None:
+        """Pause, resume or delete a schedule."""
 
     async def round(self, round_id: str) -> RoundPage:
         """Return one round."""

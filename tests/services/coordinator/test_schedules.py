@@ -1,4 +1,4 @@
-"""Schedules: each time submits one job at most, judged as by hand, with the roles of whoever made the schedule."""
+"""Schedules: each time submits one job at most, judged as by hand, with the roles of the person who made it."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -98,7 +98,7 @@ async def test_each_time_submits_one_job(world: World) -> None:
     assert len(await jobs(world)) == 2
 
 
-async def test_a_time_is_taken_once_by_whoever_comes(world: World) -> None:
+async def test_a_time_is_taken_once_by_two_workers(world: World) -> None:
     """Two workers at once; and one that died between the job and the note of it."""
     federation = await ready(world)
     made = await make(world, federation, overlap=True)

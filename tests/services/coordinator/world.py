@@ -185,7 +185,8 @@ class World:
         """The dashboard of an administrator; evidence and certificates are not there."""
         cases, nothing = self.use_cases, cast("Any", None)
         source = CoordinatorSource(
-            cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.federations, cases.sites,
+            cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.schedules,
+            cases.federations, cases.sites,
             cases.accounts, nothing,
             Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple,
         )  # fmt: skip

@@ -50,6 +50,7 @@ from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.views.job_comparisons import ComparedJob, CurveView, JobComparisonView, SettingView
 from undersong.services.coordinator.views.jobs import JobVerdict
+from undersong.services.coordinator.views.schedules import ScheduleView
 from undersong.shared.errors import FieldError, NotFound, TooMany
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.statistics.results import Result
@@ -167,6 +168,21 @@ SPREAD = {"auc": {"mean": 0.8, "deviation": 0.1, "worst": 0.7, "worst_site": "so
 CURVES = {"calibration": [[0.12, 0.1, 150.0], [0.61, 0.72, 60.0]], "precision_recall": [[0.5, 0.8, 0.75]]}
 
 
+def make_schedules() -> list[ScheduleView]:
+    """One that goes on, one that was refused and is paused."""
+    at = datetime(2026, 11, 2, 2, 30, tzinfo=UTC)
+    facts = {"federation_id": "fed_01hearts", "cron": "30 2 * * mon", "timezone": "Europe/Berlin", "overlap": True,
+             "words": "At 02:30 on Monday", "document": {}, "created_by": "ada", "created_at": at}  # fmt: skip
+    refused = {"at": at, "outcome": "refused", "job_id": None, "reason": "/cohort/min: 2 sites, and 3 are needed <b>"}
+    done = {"at": at, "outcome": "submitted", "job_id": "job_03done", "reason": None}
+    return [
+        ScheduleView.model_validate(facts | {"id": "sch_1", "name": "weekly <i>", "state": "active", "last": done,
+                                             "upcoming": [at + timedelta(days=7)]}),
+        ScheduleView.model_validate(facts | {"id": "sch_2", "name": "old", "state": "paused", "last": refused,
+                                             "upcoming": []}),
+    ]  # fmt: skip
+
+
 @dataclass
 class FakeViewModel:
     """What the pages show, as fields that a test may change."""
@@ -179,6 +195,7 @@ class FakeViewModel:
     all_sites: list[SiteItem] = field(default_factory=list)
     all_comparisons: list[ComparisonItem] = field(default_factory=list)
     all_releases: list[PublishedVersion] = field(default_factory=list)
+    all_schedules: list[ScheduleView] = field(default_factory=lambda: make_schedules())
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
@@ -253,6 +270,12 @@ class FakeViewModel:
         self.steered.append((job_id, action))
         state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[action]
         self.all_jobs = [replace(j, state=state) if j.id == job_id else j for j in self.all_jobs]
+
+    async def schedules(self) -> list[ScheduleView]:
+        return self.all_schedules
+
+    async def steer_schedule(self, schedule_id: str, action: str) -> None:
+        self.steered.append((schedule_id, action))
 
     async def round(self, round_id: str) -> RoundPage:
         round_ = next((r for r in self.all_rounds if r.id == round_id), None)

@@ -27,6 +27,7 @@ from undersong.services.coordinator.views.job_comparisons import CurveView
 PAGES = (
     "",
     "/jobs",
+    "/schedules",
     "/jobs/job_01running",
     "/jobs/job_02failed",
     "/jobs/job_01running/timeline",
