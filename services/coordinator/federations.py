@@ -34,11 +34,13 @@ class Federations:
 
         return await self._database.read("federation.get", work)
 
-    async def list(self, person: Principal, limit: int, after: str | None) -> Page[FederationView]:
+    async def list(
+        self, person: Principal, limit: int, after: str | None, *, name: str | None = None, sort: str = "created"
+    ) -> Page[FederationView]:
         """Return the federations in which the person has a role."""
 
         async def work(tx: Transaction) -> Page[FederationView]:
-            found = await SiteRepository(tx).federations(person.federations(), limit, after)
+            found = await SiteRepository(tx).federations(person.federations(), limit, after, name=name, sort=sort)
             return found.map(federation_view)
 
         return await self._database.read("federations.list", work)

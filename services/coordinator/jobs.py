@@ -17,7 +17,7 @@ from undersong.services.coordinator.domain.statistics import judge_statistics
 from undersong.services.coordinator.domain.validation import ValidJob, World, absence, judge
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.repository.jobs import EVERY_JOB, JobEvent, JobFilter, JobRepository
-from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
+from undersong.services.coordinator.repository.rounds import EVERY_ROUND, RoundFilter, RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.services.coordinator.rounds import JOBS_TOPIC, Rounds
@@ -155,12 +155,14 @@ class Jobs:
 
         return await self._database.read("jobs.list", work)
 
-    async def rounds(self, person: Principal, job_id: str, limit: int, after: str | None) -> Page[RoundView]:
-        """Return a job's rounds, oldest first."""
+    async def rounds(
+        self, person: Principal, job_id: str, limit: int, after: str | None, chosen: RoundFilter = EVERY_ROUND
+    ) -> Page[RoundView]:
+        """Return the chosen rounds of a job, by default all, oldest first."""
         await self._job(person, job_id)
 
         async def work(tx: Transaction) -> Page[RoundView]:
-            return (await RoundRepository(tx).of_job(job_id, limit, after)).map(round_view)
+            return (await RoundRepository(tx).of_job(job_id, limit, after, chosen)).map(round_view)
 
         return await self._database.read("rounds.list", work)
 

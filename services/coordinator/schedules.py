@@ -75,13 +75,22 @@ class Schedules:
 
         return await self._database.run("schedule.create", once(work))
 
-    async def list(self, person: Principal, federation_id: str, limit: int, after: str | None) -> Page[ScheduleView]:
-        """Return a federation's schedules, oldest first."""
+    async def list(
+        self,
+        person: Principal,
+        federation_id: str,
+        limit: int,
+        after: str | None,
+        *,
+        name: str | None = None,
+        sort: str = "created",
+    ) -> Page[ScheduleView]:
+        """Return a federation's schedules."""
 
         async def work(tx: Transaction) -> Page[ScheduleView]:
             person.check(*Role, federation_id=federation_id)
             federation, now = await SiteRepository(tx).federation(federation_id), await tx.now()
-            found = await ScheduleRepository(tx).list(federation.id, limit, after)
+            found = await ScheduleRepository(tx).list(federation.id, limit, after, name=name, sort=sort)
             return found.map(lambda one: schedule_view(one, now))
 
         return await self._database.read("schedules.list", work)

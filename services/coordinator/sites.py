@@ -10,7 +10,7 @@ from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.moves import move
 from undersong.services.coordinator.repository.rounds import RoundRepository
-from undersong.services.coordinator.repository.sites import Site, SiteRepository
+from undersong.services.coordinator.repository.sites import EVERY_SITE, Site, SiteFilter, SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
 from undersong.services.coordinator.views.jobs import ExclusionView, exclusion_view
 from undersong.services.coordinator.views.members import ComparisonView, SiteView, comparison_view, site_view
@@ -64,12 +64,14 @@ class Sites:
 
         return await self._database.read("site.get", work)
 
-    async def list(self, person: Principal, federation_id: str | None, limit: int, after: str | None) -> Page[SiteView]:
-        """Return the sites of the person's federations."""
+    async def list(
+        self, person: Principal, limit: int, after: str | None, chosen: SiteFilter = EVERY_SITE
+    ) -> Page[SiteView]:
+        """Return the chosen sites of the person's federations, by default all, oldest first."""
 
         async def work(tx: Transaction) -> Page[SiteView]:
             heard_since = await tx.now() - self._lease
-            found = await SiteRepository(tx).list(person.federations(), federation_id, limit, after)
+            found = await SiteRepository(tx).list(person.federations(), limit, after, chosen)
             return found.map(lambda site: site_view(site, heard_since))
 
         return await self._database.read("sites.list", work)
@@ -95,7 +97,7 @@ class Sites:
             members: dict[str, list[SiteFacts]] = {}
             after = None
             while True:
-                page = await SiteRepository(tx).list(person.federations(), None, _PAGE, after)
+                page = await SiteRepository(tx).list(person.federations(), _PAGE, after)
                 for site in page.items:
                     members.setdefault(site.federation_id, []).append(site.facts())
                 after = page.next

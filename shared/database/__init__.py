@@ -4,7 +4,7 @@ from undersong.shared.database.common import CommonTables, RowNumber, new_metada
 from undersong.shared.database.database import Database
 from undersong.shared.database.fresh import EmittedEvent, FreshEvents
 from undersong.shared.database.gathering import Gathering
-from undersong.shared.database.paging import Page, page
+from undersong.shared.database.paging import Page, ordering, page
 from undersong.shared.database.transaction import Transaction, insert_for
 from undersong.shared.database.types import JsonDocument, UtcDateTime
 
@@ -21,5 +21,6 @@ __all__ = [
     "UtcDateTime",
     "insert_for",
     "new_metadata",
+    "ordering",
     "page",
 ]

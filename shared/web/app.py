@@ -6,16 +6,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from undersong.shared.telemetry.metrics import say_build
+from undersong.shared.web.conditional import Conditional
 from undersong.shared.web.guard import JSON_LIMIT, Guard
 from undersong.shared.web.health import Check, health_router
 from undersong.shared.web.observe import Observe
 from undersong.shared.web.problems import FieldProblem, Problem, default_problems, install_handlers
+from undersong.shared.web.queries import only_known_queries
 from undersong.shared.web.samples import add_samples
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -58,6 +60,7 @@ def create_app(
         app.router.routes.extend(_worked_out(router))
     app.include_router(health_router(checks or {}, degradable or {}))
     install_handlers(app)
+    app.add_middleware(Conditional)
     app.add_middleware(Guard, json_limit=json_limit)
     app.add_middleware(Observe)
     _complete_openapi(app)
@@ -76,7 +79,7 @@ def _worked_out(router: APIRouter) -> Sequence[BaseRoute]:
     """
     if id(router) not in _routes:
         including = FastAPI(responses=default_problems(), openapi_url=None, generate_unique_id_function=_operation_id)
-        including.include_router(router)
+        including.include_router(router, dependencies=[Depends(only_known_queries)])
         _routes[id(router)] = (router, tuple(including.routes))
     return _routes[id(router)][1]
 

@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from undersong.services.coordinator.api.access import Admin, Id, Owner, Reader, Use
 from undersong.services.coordinator.domain.parts import Name
 from undersong.services.coordinator.leases import SiteUnknown
-from undersong.services.coordinator.repository.sites import NameTaken
+from undersong.services.coordinator.repository.sites import NameTaken, SiteFilter
 from undersong.services.coordinator.views.jobs import ExclusionView
 from undersong.services.coordinator.views.members import ComparisonView, FederationView, SiteView
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated
 from undersong.shared.ids import SiteId
 from undersong.shared.web.access import SiteParty
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.paging import After, ByTimeOrName, Limit, Listing, NamePart
 from undersong.shared.web.problems import problems
 from undersong.shared.wire.profiles import SiteProfile
 
@@ -61,10 +61,15 @@ async def create_federation(body: NewFederation, person: Admin, use: Use, once: 
 
 @router.get("/federations", tags=["federations"], responses=problems(Unauthenticated, Forbidden))
 async def list_federations(
-    person: Reader, use: Use, limit: Limit = 100, after: After = None
+    person: Reader,
+    use: Use,
+    name: NamePart = None,
+    sort: ByTimeOrName = "created",
+    limit: Limit = 100,
+    after: After = None,
 ) -> Listing[FederationView]:
     """Return the federations in which the caller has a role."""
-    page = await use.federations.list(person, limit, after)
+    page = await use.federations.list(person, limit, after, name=name, sort=sort)
     return Listing(items=list(page.items), next=page.next)
 
 
@@ -98,11 +103,14 @@ async def list_sites(
     person: Reader,
     use: Use,
     federation_id: Annotated[str | None, Query(max_length=64)] = None,
+    name: NamePart = None,
+    suspended: bool | None = None,
+    sort: ByTimeOrName = "created",
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[SiteView]:
     """Return the sites of the caller's federations."""
-    page = await use.sites.list(person, federation_id, limit, after)
+    page = await use.sites.list(person, limit, after, SiteFilter(federation_id, name, suspended, sort))
     return Listing(items=list(page.items), next=page.next)
 
 

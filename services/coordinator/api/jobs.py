@@ -11,19 +11,21 @@ from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
 from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.jobs import ClaimNotBroken, JobOver
 from undersong.services.coordinator.domain.privacy_plan import PrivacyPlan
+from undersong.services.coordinator.domain.rounds import Phase
 from undersong.services.coordinator.domain.spec import AnySpec
 from undersong.services.coordinator.peers.peer import PartyAway
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.repository.jobs import JobFilter
+from undersong.services.coordinator.repository.rounds import RoundFilter
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, ResultsView, RoundView
 from undersong.services.coordinator.views.participation import ParticipationView
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, no_such
 from undersong.shared.identity.verify import Party
 from undersong.shared.web.access import Actor, Role
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.paging import After, ByTime, Limit, Listing, NamePart
 from undersong.shared.web.problems import not_allowed, problems
-from undersong.shared.wire.manifest import SignedManifest
+from undersong.shared.wire.manifest import RoundKind, SignedManifest
 
 router = APIRouter(prefix="/v1")
 _PEOPLE = problems(Unauthenticated, Forbidden, NotFound)
@@ -90,7 +92,7 @@ async def list_jobs(
     federation_id: Annotated[str | None, Query(max_length=64)] = None,
     state: State | None = None,
     kind: Literal["train", "evaluate", "statistics"] | None = None,
-    name: Annotated[str | None, Query(max_length=200, description="A part of the name, in either case.")] = None,
+    name: NamePart = None,
     owner: Annotated[str | None, Query(max_length=200, description="The name of the user who submitted it.")] = None,
     tag: Annotated[str | None, Query(max_length=50, description="One of the job's tags.")] = None,
     sort: Annotated[Order, Query(description="The order; with a minus from the last to the first.")] = "-created",
@@ -120,10 +122,17 @@ async def get_results(job_id: Id, person: Reader, use: Use) -> ResultsView:
 
 @router.get("/jobs/{job_id}/rounds", tags=["jobs"], responses=_PEOPLE)
 async def list_rounds(
-    job_id: Id, person: Reader, use: Use, limit: Limit = 100, after: After = None
+    job_id: Id,
+    person: Reader,
+    use: Use,
+    kind: RoundKind | None = None,
+    state: Phase | None = None,
+    sort: ByTime = "created",
+    limit: Limit = 100,
+    after: After = None,
 ) -> Listing[RoundView]:
-    """Return a job's rounds, oldest first, every attempt; without their tasks."""
-    page = await use.jobs.rounds(person, job_id, limit, after)
+    """Return a job's rounds, every attempt; without their tasks."""
+    page = await use.jobs.rounds(person, job_id, limit, after, RoundFilter(kind, state, sort))
     return Listing(items=list(page.items), next=page.next)
 
 

@@ -13,7 +13,7 @@ from undersong.services.coordinator.schedules import TooManySchedules
 from undersong.services.coordinator.views.schedules import ScheduleView
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.paging import After, ByTimeOrName, Limit, Listing, NamePart
 from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1", tags=["schedules"])
@@ -47,10 +47,16 @@ async def create_schedule(body: NewSchedule, person: Scientist, use: Use, once: 
 
 @router.get("/federations/{federation_id}/schedules", responses=_PEOPLE)
 async def list_schedules(
-    federation_id: Id, person: Reader, use: Use, limit: Limit = 100, after: After = None
+    federation_id: Id,
+    person: Reader,
+    use: Use,
+    name: NamePart = None,
+    sort: ByTimeOrName = "created",
+    limit: Limit = 100,
+    after: After = None,
 ) -> Listing[ScheduleView]:
-    """Return a federation's schedules, oldest first."""
-    page = await use.schedules.list(person, federation_id, limit, after)
+    """Return a federation's schedules."""
+    page = await use.schedules.list(person, federation_id, limit, after, name=name, sort=sort)
     return Listing(items=list(page.items), next=page.next)
 
 

@@ -220,7 +220,7 @@ class CoordinatorViewModel:
         """Return every site of the person's federations."""
         found, after = [], None
         while True:
-            page = await self.source.sites.list(self.person, None, _BATCH, after)
+            page = await self.source.sites.list(self.person, _BATCH, after)
             found += [translate.site(item) for item in page.items]
             after = page.next
             if after is None:

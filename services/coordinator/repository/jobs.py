@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import structlog
 from sqlalchemy import (
@@ -13,11 +13,9 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
-    and_,
     bindparam,
     func,
     insert,
-    or_,
     select,
     true,
     type_coerce,
@@ -34,7 +32,7 @@ from undersong.services.coordinator.domain.webhooks import EVENTS
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.repository.webhooks import WebhookRepository
 from undersong.services.coordinator.tables import JobEventRow, JobRow
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import Digest, FederationId, JobId, ModelId, RoundId, SiteId, VersionId
 from undersong.shared.secagg.engine import SHARES_DISPUTED
@@ -98,7 +96,7 @@ class JobFilter:
 
 
 EVERY_JOB = JobFilter()
-_ORDERS: Mapping[str, str] = {"created": "id", "name": "name", "state": "state"}  # ids sort by the time they were made
+_ORDERS: Final = {"name": JobRow.name, "state": JobRow.state}
 
 
 def _names_tag(tags: ColumnElement[str], tag: str) -> ColumnElement[bool]:
@@ -171,17 +169,9 @@ class JobRepository:
         """
         query = select(JobRow).where(*_conditions(chosen))
         seen = true() if within is None else JobRow.federation_id.in_(within)
-        query = query.where(seen)
-        column, falling = getattr(JobRow, _ORDERS[chosen.sort.removeprefix("-")]), chosen.sort.startswith("-")
-        if column is JobRow.id:
-            return (await page(self._session, query, JobRow.id, limit, after, descending=falling)).map(_job)
-        if after is not None:
-            last = select(column).where(JobRow.id == after, seen).scalar_subquery()
-            beyond = column < last if falling else column > last
-            query = query.where(or_(beyond, and_(column == last, JobRow.id > after)))
-        query = query.order_by(column.desc() if falling else column.asc(), JobRow.id).limit(limit + 1)
-        rows = (await self._session.scalars(query)).all()
-        return Page([_job(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
+        by, falling = ordering(chosen.sort, _ORDERS)
+        found = page(self._session, query.where(seen), JobRow.id, limit, after, descending=falling, by=by, within=seen)
+        return (await found).map(_job)
 
     async def due(self, now: datetime) -> Sequence[JobId]:
         """Return running jobs without a round that should have been looked at by now."""

@@ -11,7 +11,7 @@ from undersong.services.coordinator.domain.comparison import PublishedRound
 from undersong.services.coordinator.domain.rounds import ENDED, Phase, Round
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.tables import RoundRow
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import JobId, RoundId, SiteId
 from undersong.shared.wire.manifest import RoundKind, SignedManifest
@@ -94,6 +94,18 @@ class Changes:
 
 NO_CHANGES: Final = Changes()
 Duty = Literal["unreported", "uncancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFilter:
+    """Which of a job's rounds a list has, all where None; by sort `created` or, newest first, `-created`."""
+
+    kind: str | None = None
+    state: str | None = None
+    sort: str = "created"
+
+
+EVERY_ROUND: Final = RoundFilter()
 
 
 class RoundRepository:
@@ -271,10 +283,17 @@ class RoundRepository:
         lengths = {job_id: (result or {}).get("vector_length") for job_id, result in rows}
         return {JobId(job_id): length for job_id, length in lengths.items() if isinstance(length, int)}
 
-    async def of_job(self, job_id: str, limit: int, after: str | None) -> Page[StoredRound]:
-        """Return a page of a job's rounds, oldest first."""
+    async def of_job(
+        self, job_id: str, limit: int, after: str | None, chosen: RoundFilter = EVERY_ROUND
+    ) -> Page[StoredRound]:
+        """Return a page of the chosen rounds of a job."""
         query = select(RoundRow).where(RoundRow.job_id == job_id)
-        return (await page(self._session, query, RoundRow.id, limit, after)).map(_record)
+        if chosen.kind is not None:
+            query = query.where(RoundRow.kind == chosen.kind)
+        if chosen.state is not None:
+            query = query.where(RoundRow.phase == chosen.state)
+        _, falling = ordering(chosen.sort, {})
+        return (await page(self._session, query, RoundRow.id, limit, after, descending=falling)).map(_record)
 
 
 def _values(round_: Round) -> dict[str, Any]:

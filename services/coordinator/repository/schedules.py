@@ -7,7 +7,7 @@ from sqlalchemy import func, insert, select, update
 
 from undersong.services.coordinator.domain.schedules import Schedule, ScheduledTime, ScheduleOutcome, Timetable
 from undersong.services.coordinator.tables import ScheduleRow
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import FederationId, JobId, ScheduleId, UserId
 
@@ -43,10 +43,17 @@ class ScheduleRepository:
             raise no_such("schedule", schedule_id)
         return _schedule(row)
 
-    async def list(self, federation_id: str, limit: int, after: str | None) -> Page[Schedule]:
-        """Return a page of a federation's schedules, oldest first."""
-        query = select(ScheduleRow).where(ScheduleRow.federation_id == federation_id, ScheduleRow.deleted_at.is_(None))
-        return (await page(self._session, query, ScheduleRow.id, limit, after)).map(_schedule)
+    async def list(
+        self, federation_id: str, limit: int, after: str | None, *, name: str | None = None, sort: str = "created"
+    ) -> Page[Schedule]:
+        """Return a page of a federation's schedules that have a part of the name, by `created` or `name`."""
+        seen = ScheduleRow.federation_id == federation_id
+        query = select(ScheduleRow).where(seen, ScheduleRow.deleted_at.is_(None))
+        if name is not None:
+            query = query.where(ScheduleRow.name.icontains(name, autoescape=True))
+        by, falling = ordering(sort, {"name": ScheduleRow.name})
+        found = page(self._session, query, ScheduleRow.id, limit, after, descending=falling, by=by, within=seen)
+        return (await found).map(_schedule)
 
     async def count(self, federation_id: str) -> int:
         """Return how many schedules a federation has."""

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import JSON, String, bindparam, func, insert, select, type_coerce, update
+from sqlalchemy import JSON, String, bindparam, func, insert, select, true, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from undersong.services.coordinator.domain.sites import SiteFacts
 from undersong.services.coordinator.tables import FederationRow, PlatformRow, SiteRow
-from undersong.shared.database import Page, Transaction, UtcDateTime, page
+from undersong.shared.database import Page, Transaction, UtcDateTime, ordering, page
 from undersong.shared.errors import Conflict, no_such
 from undersong.shared.ids import FederationId, SiteId
 from undersong.shared.wire.profiles import SiteProfile
@@ -78,6 +78,22 @@ _PRESENT = select(_SITES.id, _SITES.name, _SITES.profile_at).where(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SiteFilter:
+    """Which sites a list has, and in which order; what is None is not asked for.
+
+    name: a part of the name, in either case. sort: `created` or `name`, falling with a minus before it.
+    """
+
+    federation_id: str | None = None
+    name: str | None = None
+    suspended: bool | None = None
+    sort: str = "created"
+
+
+EVERY_SITE: Final = SiteFilter()
+
+
 class SiteRepository:
     """Federations and sites in one transaction."""
 
@@ -100,12 +116,23 @@ class SiteRepository:
             raise no_such("federation", federation_id)
         return _federation(row)
 
-    async def federations(self, within: Collection[str] | None, limit: int, after: str | None) -> Page[Federation]:
-        """Return a page of those in `within` (None is all)."""
-        query = select(FederationRow)
-        if within is not None:
-            query = query.where(FederationRow.id.in_(within))
-        return (await page(self._session, query, FederationRow.id, limit, after)).map(_federation)
+    async def federations(
+        self,
+        within: Collection[str] | None,
+        limit: int,
+        after: str | None,
+        *,
+        name: str | None = None,
+        sort: str = "created",
+    ) -> Page[Federation]:
+        """Return a page of those in `within` (None is all) that have a part of the name, by `created` or `name`."""
+        seen = true() if within is None else FederationRow.id.in_(within)
+        query = select(FederationRow).where(seen)
+        if name is not None:
+            query = query.where(FederationRow.name.icontains(name, autoescape=True))
+        by, falling = ordering(sort, {"name": FederationRow.name})
+        found = page(self._session, query, FederationRow.id, limit, after, descending=falling, by=by, within=seen)
+        return (await found).map(_federation)
 
     async def add(self, site: Site) -> None:
         """Insert; raises `NameTaken`."""
@@ -139,15 +166,20 @@ class SiteRepository:
         return {SiteId(r.id): Admission(r.name, FederationId(r.federation_id), r.suspended) for r in rows}
 
     async def list(
-        self, within: Collection[str] | None, federation_id: str | None, limit: int, after: str | None
+        self, within: Collection[str] | None, limit: int, after: str | None, chosen: SiteFilter = EVERY_SITE
     ) -> Page[Site]:
-        """Return a page of sites in the federations `within` (None is all)."""
-        query = select(SiteRow)
-        if within is not None:
-            query = query.where(SiteRow.federation_id.in_(within))
-        if federation_id is not None:
-            query = query.where(SiteRow.federation_id == federation_id)
-        return (await page(self._session, query, SiteRow.id, limit, after)).map(_site)
+        """Return a page of the chosen sites in the federations `within` (None is all)."""
+        seen = true() if within is None else SiteRow.federation_id.in_(within)
+        query = select(SiteRow).where(seen)
+        if chosen.federation_id is not None:
+            query = query.where(SiteRow.federation_id == chosen.federation_id)
+        if chosen.name is not None:
+            query = query.where(SiteRow.name.icontains(chosen.name, autoescape=True))
+        if chosen.suspended is not None:
+            query = query.where(SiteRow.suspended == chosen.suspended)
+        by, falling = ordering(chosen.sort, {"name": SiteRow.name})
+        found = page(self._session, query, SiteRow.id, limit, after, descending=falling, by=by, within=seen)
+        return (await found).map(_site)
 
     async def of_federation(self, federation_id: str) -> Sequence[Site]:
         """Return all sites of a federation."""
