@@ -1,7 +1,8 @@
 """Users, their roles and API tokens. A token is shown once; only its hash is stored."""
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,29 @@ from undersong.shared.ids import TokenId, UserId, new_id
 from undersong.shared.web.access import Grant, Principal, Role, new_token, token_hash
 from undersong.shared.web.answers import Answered
 from undersong.shared.web.idempotency import Once
+from undersong.shared.web.scopes import covers
 
 FIRST_ADMIN: Final = "admin"
 ADMIN_TOKEN_FILE: Final = "admin-token"  # noqa: S105  (a file's name)
 _PLACE: Final = ("idempotency", "token", "body")
 _PEOPLE: Final = Grant(Role.ADMIN, None)
+
+
+class ScopesExceeded(Forbidden):
+    """A token cannot make one that may do more than itself."""
+
+
+class OutlivesSignOn(Forbidden):
+    """A token that is made in a sign-on's session ends with the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPlan:
+    """A token to be: without `scopes`, for all that its user may; without `expires_in_s`, until it is revoked."""
+
+    name: str
+    expires_in_s: int | None = None
+    scopes: tuple[str, ...] | None = None
 
 
 class Accounts:
@@ -44,13 +63,16 @@ class Accounts:
     async def lookup(self, token: str) -> Principal | None:
         """Return the person whose valid token this is."""
 
-        async def work(tx: Transaction) -> User | None:
+        async def work(tx: Transaction) -> tuple[User, Token] | None:
             return await AccountRepository(tx).holder(token_hash(token), await tx.now())
 
-        user = await self._database.read("token.lookup", work)
-        if user is None:
+        found = await self._database.read("token.lookup", work)
+        if found is None:
             return None
-        return Principal(user.id, user.name, tuple(Grant(Role(g.role), g.federation_id) for g in user.roles))
+        user, held = found
+        grants = tuple(Grant(Role(g.role), g.federation_id) for g in user.roles)
+        scopes = None if held.scopes is None else frozenset(held.scopes)
+        return Principal(user.id, user.name, grants, scopes, held.expires_at, held.sign_on)
 
     async def introspect(self, token: str) -> IntrospectionView:
         """Return what another service may know of a token."""
@@ -58,7 +80,8 @@ class Accounts:
         if person is None:
             return IntrospectionView(active=False)
         roles = [RoleView(role=grant.role.value, federation_id=grant.federation_id) for grant in person.grants]
-        return IntrospectionView(active=True, user_id=person.user_id, name=person.name, roles=roles)
+        scopes = None if person.scopes is None else sorted(person.scopes)
+        return IntrospectionView(active=True, user_id=person.user_id, name=person.name, roles=roles, scopes=scopes)
 
     async def me(self, person: Principal) -> UserView:
         """Return the caller's own account."""
@@ -87,20 +110,22 @@ class Accounts:
 
         return await self._database.read("users.list", work)
 
-    async def create_token(
-        self, person: Principal, name: str, user_id: str | None, expires_in_s: int | None, once: Once
-    ) -> NewTokenView:
+    async def create_token(self, person: Principal, plan: TokenPlan, user_id: str | None, once: Once) -> NewTokenView:
         """Return a token for oneself, or, by an admin, for another.
 
-        With an Idempotency-Key the token is kept sealed in the stored answer, so that a repeated request shows it.
+        A token with scopes makes tokens within them. What a sign-on's token makes for the same person ends with it:
+        raises OutlivesSignOn for one that would last longer. With an Idempotency-Key the token is kept sealed in the
+        stored answer, so that a repeated request shows it.
         """
         owner = user_id or person.user_id
         if owner != person.user_id:
             _may_grant(person, None)
 
         async def work(tx: Transaction) -> NewTokenView:
-            user = await AccountRepository(tx).user(owner)
-            made = await self._new_token(tx, user.id, name, expires_in_s)
+            user, now = await AccountRepository(tx).user(owner), await tx.now()
+            own = person.sign_on and owner == person.user_id
+            end = _end_of(plan, now, person.expires_at if own else None)
+            made = await _insert_token(tx, user.id, plan.name, end, _scopes_of(plan, person.scopes), sign_on=own)
             return made.model_copy(update={"token": self._sealer.seal(made.token.encode(), *_PLACE).hex()})
 
         try:
@@ -148,19 +173,53 @@ class Accounts:
                 grants = (store.StoredGrant(Role.ADMIN.value, None),)
                 user = User(UserId(new_id("usr")), FIRST_ADMIN, grants, await tx.now())
                 await accounts.add_user(user)
-            return (await self._new_token(tx, user.id, "bootstrap", None)).token
+            return (await _insert_token(tx, user.id, "bootstrap", None)).token
 
         token = await self._database.run("account.bootstrap", work)
         _write_token(file, token)
         return file
 
-    @staticmethod
-    async def _new_token(tx: Transaction, user_id: UserId, name: str, expires_in_s: int | None) -> NewTokenView:
-        now, secret = await tx.now(), new_token()
-        expires_at = now + timedelta(seconds=expires_in_s) if expires_in_s is not None else None
-        token = Token(TokenId(new_id("tok")), user_id, name, now, expires_at, None)
-        await AccountRepository(tx).add_token(token, token_hash(secret))
-        return NewTokenView(**token_view(token).model_dump(), token=secret)
+
+async def _insert_token(
+    tx: Transaction,
+    user_id: UserId,
+    name: str,
+    expires_at: datetime | None,
+    scopes: tuple[str, ...] | None = None,
+    *,
+    sign_on: bool = False,
+) -> NewTokenView:
+    now, secret = await tx.now(), new_token()
+    token = Token(TokenId(new_id("tok")), user_id, name, now, expires_at, None, scopes, sign_on)
+    await AccountRepository(tx).add_token(token, token_hash(secret))
+    return NewTokenView(**token_view(token).model_dump(), token=secret)
+
+
+def _end_of(plan: TokenPlan, now: datetime, latest: datetime | None) -> datetime | None:
+    """Return when the token ends: as asked, and not after `latest`, which is the default where there is one."""
+    if plan.expires_in_s is None:
+        return latest
+    end = now + timedelta(seconds=plan.expires_in_s)
+    if latest is not None and end > latest:
+        raise OutlivesSignOn(
+            f"Your session ends at {latest:%Y-%m-%d %H:%M} UTC, and tokens that you make in it end with it. "
+            "An administrator makes tokens for programs: undersong token create NAME."
+        )
+    return end
+
+
+def _scopes_of(plan: TokenPlan, limit: Collection[str] | None) -> tuple[str, ...] | None:
+    """Return the token's scopes; those of the maker's token where none are named."""
+    if limit is None:
+        return None if plan.scopes is None else tuple(sorted(set(plan.scopes)))
+    wanted = sorted(set(limit if plan.scopes is None else plan.scopes))
+    beyond = [scope for scope in wanted if not covers(limit, scope)]
+    if beyond:
+        raise ScopesExceeded(
+            f"Your token is for {', '.join(sorted(limit))}, and cannot make one for {', '.join(beyond)}. Use a token "
+            "without scopes."
+        )
+    return tuple(wanted)
 
 
 def _write_token(file: Path, token: str) -> None:

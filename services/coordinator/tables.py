@@ -257,10 +257,13 @@ class UserRow(Base):
     """A person, or a program that acts for one."""
 
     __tablename__ = "users"
+    __table_args__ = (Index("ix_users_issuer_subject", "issuer", "subject", unique=True),)
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(Title, unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    issuer: Mapped[str | None] = mapped_column(Text)  # who signs the person on; None: API tokens alone
+    subject: Mapped[str | None] = mapped_column(Text)  # the person's name there
 
 
 class GrantRow(Base):
@@ -285,6 +288,8 @@ class TokenRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    scopes: Mapped[list[str] | None] = mapped_column(JsonDocument())  # None: all that the user may
+    sign_on: Mapped[bool] = mapped_column(server_default=text("false"))  # made by a sign-on, not by hand
 
 
 class SignInFailureRow(Base):

@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Protocol
 
@@ -19,6 +20,8 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from undersong.shared.clock import monotonic
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable, no_such
 from undersong.shared.identity.verify import Party
+from undersong.shared.web.observe import route_template
+from undersong.shared.web.scopes import check_scopes
 
 TOKEN_PREFIX: Final = "ust_"  # noqa: S105  (what tokens begin with, so that scanners and our logs know them)
 _LONGEST_TOKEN: Final = 128
@@ -49,11 +52,18 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A person whose token was presented."""
+    """A person whose token was presented, and the token's limits.
+
+    `scopes`: what it is for; None: all that the person may. `expires_at`: its end, if it has one. `sign_on`: whether a
+    sign-on made it, so that what it makes for the person ends with it.
+    """
 
     user_id: str
     name: str
     grants: tuple[Grant, ...]
+    scopes: frozenset[str] | None = None
+    expires_at: datetime | None = None
+    sign_on: bool = False
 
     def may(self, *roles: Role, federation_id: str | None = None) -> bool:
         """Return whether one of the roles, or admin, is granted: in this federation, or anywhere when none is named."""
@@ -115,7 +125,10 @@ _Signature = Annotated[str | None, Depends(_signature)]
 
 
 async def caller(request: Request, credentials: _Bearer) -> Principal:
-    """Return the person whose bearer token came with the request; raises Unauthenticated or TokenRefused."""
+    """Return the person whose bearer token came with the request.
+
+    Raises Unauthenticated or TokenRefused, and ScopeMissing where the token is not for this operation.
+    """
     if credentials is None:
         raise Unauthenticated("a bearer token is needed")
     token = credentials.credentials
@@ -126,6 +139,7 @@ async def caller(request: Request, credentials: _Bearer) -> Principal:
     if principal is None:
         raise TokenRefused("the token is unknown, revoked or expired")
     request.state.principal = principal.user_id
+    check_scopes(principal.scopes, request.method, route_template(request.scope))
     return principal
 
 
@@ -223,4 +237,5 @@ class IntrospectionClient:
         if not answer["active"]:
             return None
         grants = tuple(Grant(Role(item["role"]), item["federation_id"]) for item in answer["roles"])
-        return Principal(answer["user_id"], answer["name"], grants)
+        scopes = answer.get("scopes")
+        return Principal(answer["user_id"], answer["name"], grants, None if scopes is None else frozenset(scopes))

@@ -3,10 +3,14 @@
 Columns of people are roles in the federation that the thing asked for belongs to. ``root`` is an administrator of all
 federations; `sites` are those of the same federation. A caller that is not named is refused: with 401 when its kind of
 credential does not count here, with 403 for the wrong role, and with 404 when the thing is another federation's.
+``narrow`` is root by a token of the scopes `NARROW`: what root may, as far as they go.
 """
 
 from typing import Final
 
+from undersong.shared.web.scopes import covers, scope_of
+
+NARROW: Final = ("jobs:read", "models:write")
 READERS: Final = "root admin scientist owner auditor"
 ANYONE: Final = "anyone"
 SELF: Final = "anybody with a token"
@@ -174,6 +178,19 @@ NOTES: Final[dict[str, str]] = {
 
 def allowed(service: str, operation: str, callers: tuple[str, ...]) -> frozenset[str]:
     """The callers that may."""
+    may = _by_role(service, operation, callers)
+    if POLICY[service][operation] == ANYONE or "narrow" not in callers:
+        return may
+    return may | {"narrow"} if "root" in may and within(NARROW, operation) else may - {"narrow"}
+
+
+def within(scopes: tuple[str, ...], operation: str) -> bool:
+    """Whether a token of these scopes is for the operation."""
+    wanted = scope_of(*operation.split(" "))
+    return wanted is None or covers(scopes, wanted)
+
+
+def _by_role(service: str, operation: str, callers: tuple[str, ...]) -> frozenset[str]:
     rule = POLICY[service][operation]
     if rule == ANYONE:
         return frozenset(callers)

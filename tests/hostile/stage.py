@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.hostile.policy import NARROW
 from tests.pace import Deadline
 from undersong.local import Platform
 from undersong.local.forks import Forks
@@ -51,7 +52,8 @@ class Stage:
     """The callers, and the resources of the first federation.
 
     Callers: ``anonymous``, ``wrong-token``, ``revoked-token``, the four roles in the first federation, ``other-<role>``
-    in the second, ``root`` (admin of all), ``operator`` (keys' own token), ``site``, ``other-site``, and each service.
+    in the second, ``root`` (admin of all), ``narrow`` (root by a token with
+    scopes), ``operator`` (keys' own token), ``site``, ``other-site``, and each service.
     """
 
     urls: dict[str, str]
@@ -108,6 +110,8 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             _federation(stage, "first", "")
             _federation(stage, "second", "other-")
             _revoked(stage)
+            narrow = {"name": "narrow", "scopes": list(NARROW)}
+            stage.tokens["narrow"] = stage.made("root", "coordinator", "POST", "/v1/tokens", json=narrow)["token"]
             _site(stage, stage.ids["federation_id"], "victim", "site_id")
             stage.ids["keyid"] = stage.identities.pop("victim").keyid  # a fuzzing operator may revoke it
             _webhook(stage)

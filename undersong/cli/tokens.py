@@ -1,6 +1,7 @@
 """`undersong token …`, `undersong user …` and `undersong login`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from undersong.client.types import Token, User
 from undersong.errors import ProfileError, UndersongError
 from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
 from undersong.shared.files import read_input
+from undersong.shared.web.scopes import SCOPES
 
 app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
 users = typer.Typer(no_args_is_help=True, help="People and programs that use the API.")
@@ -26,7 +28,14 @@ ROLES = ("admin", "scientist", "owner", "auditor")
 def create(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     role: Annotated[str, typer.Option("--role", help="admin, scientist, owner or auditor.")] = "scientist",
-    days: Annotated[int, typer.Option("--days", min=1, help="How long it is good.")] = 90,
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="Its life: 12h, 30d or never. [default: 90d]")
+    ] = None,
+    days: Annotated[int | None, typer.Option("--days", min=1, help="The same in days.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="What it is for, as jobs:read; again for more. Default: all that the role may."),
+    ] = None,
     user_name: Annotated[
         str | None, typer.Option("--user", help="Make it for this user, who is there already, by name or id.")
     ] = None,
@@ -37,13 +46,16 @@ def create(
     """Make a user with one role and a token, which is shown once."""
     if role not in ROLES:
         raise UndersongError(f"no role is called {role!r}", remedy=f"one of: {', '.join(ROLES)}")
+    body: dict[str, Any] = {"name": name, "expires_in_s": _life(expires, days)}
+    if scope:
+        body["scopes"] = _known(scope)
     with common.connect(profile) as client:
         if user_name is not None:
             user = find_user(client, user_name)
         else:
-            scope = None if federation is None and role == "admin" else client.federation(federation).id
-            user = client.create_user(name, [{"role": role, "federation_id": scope}])
-        token = client.create_token({"user_id": user.id, "name": name, "expires_in_s": days * 86_400})
+            where = None if federation is None and role == "admin" else client.federation(federation).id
+            user = client.create_user(name, [{"role": role, "federation_id": where}])
+        token = client.create_token({**body, "user_id": user.id})
     if as_json:
         common.print_json(token.model_dump(mode="json"))
     else:
@@ -58,6 +70,7 @@ def list_(user_name: OfUser = None, profile: common.ProfileName = None, as_json:
         columns = {
             "name": lambda token: token.name,
             "state": _state,
+            "scopes": lambda token: ", ".join(token.scopes) if token.scopes else "all",
             "made": lambda token: token.created_at,
             "expires": lambda token: token.expires_at.date() if token.expires_at else "never",
             "id": lambda token: token.id,
@@ -94,6 +107,26 @@ def list_users(profile: common.ProfileName = None, as_json: common.AsJson = Fals
             "id": lambda user: user.id,
         }
         common.show(client.users(), columns, as_json=as_json, empty="none yet: undersong token create NAME")
+
+
+def _life(expires: str | None, days: int | None) -> int | None:
+    """Return the seconds of a token's life; None for one without an end."""
+    if expires is not None and days is not None:
+        raise UndersongError("--expires and --days are given, and mean the same", remedy="leave --days out")
+    if expires == "never":
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(m|h|d)", expires or f"{days or 90}d")
+    if found is None:
+        raise UndersongError(f"--expires {expires}", remedy="a number of minutes, hours or days, as 30d, or never")
+    return int(found[1]) * {"m": 60, "h": 3_600, "d": 86_400}[found[2]]
+
+
+def _known(scopes: Sequence[str]) -> list[str]:
+    """Return the scopes; raises UndersongError for one that does not exist."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise UndersongError(f"no scope is called {', '.join(unknown)}", remedy=f"one of: {', '.join(SCOPES)}")
+    return sorted(set(scopes))
 
 
 def _state(token: Token) -> str:

@@ -326,7 +326,7 @@ class AsyncClient:
         return await self.send(calls.create_user(name, roles))
 
     async def create_token(self, body: Mapping[str, Any]) -> t.Token:
-        """Create an API token {name, user_id, expires_at}; only this answer holds its secret."""
+        """Create an API token {name, user_id, expires_in_s, scopes}; only this answer holds its secret."""
         return await self.send(calls.create_token(body))
 
     async def users(self) -> list[t.User]:

@@ -321,7 +321,7 @@ class Client:
         return self.send(calls.create_user(name, roles))
 
     def create_token(self, body: Mapping[str, Any]) -> t.Token:
-        """Create an API token {name, user_id, expires_at}; only this answer holds its secret."""
+        """Create an API token {name, user_id, expires_in_s, scopes}; only this answer holds its secret."""
         return self.send(calls.create_token(body))
 
     def users(self) -> list[t.User]:

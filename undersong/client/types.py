@@ -374,6 +374,8 @@ class Token(Answer):
     created_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    scopes: list[str] | None = None
+    sign_on: bool = False
 
 
 class Webhook(Answer):

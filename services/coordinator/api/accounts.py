@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from undersong.services.coordinator.accounts import OutlivesSignOn, ScopesExceeded, TokenPlan
 from undersong.services.coordinator.api.access import Admin, Id, Use
 from undersong.services.coordinator.domain.parts import Name
 from undersong.services.coordinator.repository.sites import NameTaken
@@ -15,6 +16,7 @@ from undersong.shared.web.access import Caller, service_party
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from undersong.shared.web.paging import After, Limit, Listing
 from undersong.shared.web.problems import problems
+from undersong.shared.web.scopes import SCOPES, Scope
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
 _YEAR_S = 366 * 86_400
@@ -35,11 +37,20 @@ class NewUser(BaseModel):
 class NewToken(BaseModel):
     """A token to be; without `user_id`, for the caller; without `expires_in_s`, until it is revoked."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "laptop"}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "laptop"}, {"name": "ci", "scopes": ["jobs:read"]}]}
+    )
 
     name: Name
     user_id: str | None = Field(default=None, max_length=64)
     expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S, strict=True)
+    scopes: list[Scope] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=len(SCOPES),
+        description="What it is for, below what its user may; writing includes reading; null: no limit, or that of the "
+        "token that makes it.",
+    )
 
 
 class TokenQuestion(BaseModel):
@@ -73,10 +84,15 @@ async def list_users(person: Admin, use: Use, limit: Limit = 100, after: After =
     return Listing(items=list(page.items), next=page.next)
 
 
-@router.post("/tokens", status_code=201, responses=problems(Unauthenticated, Forbidden, NotFound, IdempotencyMismatch))
+@router.post(
+    "/tokens",
+    status_code=201,
+    responses=problems(Unauthenticated, Forbidden, ScopesExceeded, OutlivesSignOn, NotFound, IdempotencyMismatch),
+)
 async def create_token(body: NewToken, person: Caller, use: Use, once: IdempotentOnce) -> NewTokenView:
     """Make a token for oneself, or, as an admin, for another user. It is shown here and never again."""
-    return await use.accounts.create_token(person, body.name, body.user_id, body.expires_in_s, once)
+    plan = TokenPlan(body.name, body.expires_in_s, None if body.scopes is None else tuple(body.scopes))
+    return await use.accounts.create_token(person, plan, body.user_id, once)
 
 
 @router.get("/tokens", responses=problems(Unauthenticated, Forbidden))

@@ -40,7 +40,7 @@ from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, RoundView, round_view
 from undersong.services.coordinator.views.schedules import ScheduleView
-from undersong.shared.errors import NotFound
+from undersong.shared.errors import Forbidden, NotFound
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.web.idempotency import Once
 
@@ -54,6 +54,10 @@ MOST_KEYS: Final = 5000  # certificates that the keys page looks at
 MOST_RELEASES: Final = 10  # rounds of one job, the newest, that the page of models looks at
 _BATCH: Final = 100
 _WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job's page shows
+
+
+class TokenLimited(Forbidden):
+    """This token has scopes, and the dashboard takes tokens without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,13 @@ class CoordinatorSource:
     degraded: Callable[[], tuple[str, ...]]
 
     async def view(self, token: str) -> ViewModel | None:
-        """Return the view of the person whose API token this is; None when the token is not valid."""
+        """Return the view of the person whose API token this is; None when the token is not valid.
+
+        Raises TokenLimited for a token with scopes: pages show and do all that the person may.
+        """
         person = await self.accounts.lookup(token) if token.isascii() else None
+        if person is not None and person.scopes is not None:
+            raise TokenLimited(f"It is for {', '.join(sorted(person.scopes))}. Sign in with a token without scopes.")
         return None if person is None else CoordinatorViewModel(self, person, person.name)
 
 

@@ -44,6 +44,8 @@ class Token:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    scopes: tuple[str, ...] | None = None
+    sign_on: bool = False
 
 
 class AccountRepository:
@@ -95,6 +97,8 @@ class AccountRepository:
                 digest=digest,
                 created_at=token.created_at,
                 expires_at=token.expires_at,
+                scopes=None if token.scopes is None else list(token.scopes),
+                sign_on=token.sign_on,
             )
         )
 
@@ -118,10 +122,10 @@ class AccountRepository:
             update(TokenRow).where(TokenRow.id == token_id, TokenRow.revoked_at.is_(None)).values(revoked_at=now)
         )
 
-    async def holder(self, digest: str, now: datetime) -> User | None:
-        """Whose valid token this is."""
-        row = await self._session.scalar(
-            select(UserRow)
+    async def holder(self, digest: str, now: datetime) -> tuple[User, Token] | None:
+        """Return a valid token and whose it is."""
+        found = await self._session.execute(
+            select(UserRow, TokenRow)
             .join(TokenRow, TokenRow.user_id == UserRow.id)
             .where(
                 TokenRow.digest == digest,
@@ -129,7 +133,8 @@ class AccountRepository:
                 or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now),
             )
         )
-        return (await self._with_roles([row]))[0] if row else None
+        row = found.first()
+        return ((await self._with_roles([row[0]]))[0], _token(row[1])) if row else None
 
     async def _with_roles(self, rows: Sequence[UserRow]) -> list[User]:
         ids = [row.id for row in rows]
@@ -148,4 +153,13 @@ def _user(row: UserRow, grants: Sequence[GrantRow]) -> User:
 
 
 def _token(row: TokenRow) -> Token:
-    return Token(TokenId(row.id), UserId(row.user_id), row.name, row.created_at, row.expires_at, row.revoked_at)
+    return Token(
+        id=TokenId(row.id),
+        user_id=UserId(row.user_id),
+        name=row.name,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        scopes=None if row.scopes is None else tuple(row.scopes),
+        sign_on=row.sign_on,
+    )

@@ -84,7 +84,7 @@ class UserView(View):
 
 
 class TokenView(View):
-    """An API token, without the token itself."""
+    """An API token, without the token itself; `scopes` of null: all that the user may do."""
 
     id: str
     user_id: str
@@ -92,6 +92,8 @@ class TokenView(View):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    scopes: list[str] | None = Field(default=None, examples=[["jobs:read"]])
+    sign_on: bool = Field(default=False, description="Whether a sign-on made it, for one session.")
 
 
 class NewTokenView(TokenView):
@@ -107,6 +109,7 @@ class IntrospectionView(View):
     user_id: str | None = None
     name: str | None = None
     roles: list[RoleView] = Field(default=[])
+    scopes: list[str] | None = None
 
 
 def federation_view(federation: Federation) -> FederationView:
@@ -145,6 +148,8 @@ def token_view(token: Token) -> TokenView:
         created_at=token.created_at,
         expires_at=token.expires_at,
         revoked_at=token.revoked_at,
+        scopes=None if token.scopes is None else list(token.scopes),
+        sign_on=token.sign_on,
     )
 
 

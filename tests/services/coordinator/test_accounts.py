@@ -118,7 +118,7 @@ async def test_services_may_ask_about_a_token(small_world: World) -> None:
     assert (known["active"], known["name"]) == (True, "ada")
     assert known["roles"] == [{"role": "scientist", "federation_id": federation}]
     unknown = (await registry.post("/v1/introspections", json={"token": "ust_nobody"})).json()
-    assert unknown == {"active": False, "user_id": None, "name": None, "roles": []}
+    assert unknown == {"active": False, "user_id": None, "name": None, "roles": [], "scopes": None}
     assert (await ada.post("/v1/introspections", json={"token": token})).status_code == 401
     site = await world.site(federation, "curious")
     assert (await site.http.post("/v1/introspections", json={"token": token})).status_code == 403
