@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
 from undersong.services.coordinator.domain.findings import JobInvalid
@@ -35,7 +35,7 @@ class NewSchedule(BaseModel):
     )
     timezone: str = Field("UTC", max_length=100, examples=["Europe/Berlin"])
     name: str | None = Field(None, min_length=1, max_length=200, description="By default that of the job document.")
-    overlap: bool = Field(False, description="Submit a job also while the one of the time before still runs.")
+    overlap: StrictBool = Field(False, description="Submit a job also while the one of the time before still runs.")
 
 
 @router.post("/schedules", status_code=201, responses=_MAKING)

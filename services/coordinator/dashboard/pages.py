@@ -9,7 +9,14 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
-from undersong.services.coordinator.dashboard import assets, job_pages, schedule_pages, session, submit_pages
+from undersong.services.coordinator.dashboard import (
+    assets,
+    job_pages,
+    plot_files,
+    schedule_pages,
+    session,
+    submit_pages,
+)
 from undersong.services.coordinator.dashboard.rendering import HEADERS, page
 from undersong.services.coordinator.dashboard.view_model import ViewModel
 from undersong.services.coordinator.dashboard.views import Measure
@@ -26,6 +33,7 @@ STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing 
 
 router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema=False)
 router.include_router(job_pages.router)
+router.include_router(plot_files.router)
 router.include_router(schedule_pages.router)
 router.include_router(submit_pages.router)
 

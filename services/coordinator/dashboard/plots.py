@@ -1,10 +1,11 @@
-"""Plots of answers as numbers: where the template puts SVG shapes and texts. Pure."""
+"""Plots of answers as numbers: where the template puts SVG shapes and texts, in percent of the plot. Pure."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from undersong.services.coordinator.dashboard.axes import Axis, anchor, axis, points, rising
 from undersong.shared.statistics.results import (
     ContingencyResult,
     FitResult,
@@ -16,11 +17,10 @@ from undersong.shared.statistics.results import (
     SurvivalCurve,
 )
 
-WIDTH: Final = 1000.0
-HEIGHT: Final = 240.0
-HIDDEN_HEIGHT: Final = 14.0
-TICK_ROOM: Final = 110.0  # so that numbers on a phone do not run into each other
+HIDDEN_HEIGHT: Final = 6.0
+GAP: Final = 0.15  # between two bars
 REACH: Final = 1.96
+_LABEL_EDGE: Final = 25.0  # percent from an end within which a mark's label begins or ends at the mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,6 @@ class PlotColumn:
     """One bar; `count` is None where it is hidden, and then the bar has a height that says nothing."""
 
     x: float
-    y: float
     width: float
     height: float
     label: str
@@ -36,39 +35,32 @@ class PlotColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
-    """A number on an axis."""
-
-    x: float
-    text: str
-    anchor: str = "middle"
-
-
-@dataclass(frozen=True, slots=True)
 class Bars:
-    """A histogram in view-box units."""
+    """A histogram."""
 
     columns: tuple[PlotColumn, ...]
-    ticks: tuple[Tick, ...]
+    across: Axis
+    up: Axis
 
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A value with its interval on one line."""
+    """A value with its interval on a line of its own; its label stands above it."""
 
     name: str
     low: float
     at: float
     high: float
     text: str
+    anchor: str
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Values on one line, with ticks below."""
+    """Values below each other on one axis."""
 
     whiskers: tuple[Whisker, ...]
-    ticks: tuple[Tick, ...]
+    across: Axis
     zero: float | None = None
 
 
@@ -80,67 +72,51 @@ def number(value: float | None) -> str:
 
 
 def bars(result: HistogramResult) -> Bars:
-    """Return a histogram: widths by the edges, heights by the share of the tallest density."""
-    low, high = result.edges[0], result.edges[-1]
-    per_unit = WIDTH / (high - low)
+    """Return a histogram: widths by the edges; heights are counts, or counts for each unit where widths differ."""
+    across = axis(result.column, result.edges[0], result.edges[-1])
     spans = list(zip(result.edges, result.edges[1:], result.counts, strict=False))
-    most = max((count / (b - a) for a, b, count in spans if count is not None), default=0.0) or 1.0
+    widths = [b - a for a, b, _ in spans]
+    even = max(widths) - min(widths) <= 1e-6 * max(widths)
+    heights = [None if count is None else count if even else count / (b - a) for a, b, count in spans]
+    most = max((height for height in heights if height is not None), default=0.0) or 1.0
+    up = rising("rows", most) if even else axis(f"rows for each unit of {result.column}", 0.0, most * 1.05)
     columns = []
-    for a, b, count in spans:
-        height = HIDDEN_HEIGHT if count is None else HEIGHT * count / (b - a) / most
-        x, width = (a - low) * per_unit, max((b - a) * per_unit - 1.5, 0.5)
-        columns.append(
-            PlotColumn(
-                round(x, 1), round(HEIGHT - height, 1), round(width, 1), round(height, 1), f"{a:g} to {b:g}", count
-            )
-        )
-    return Bars(tuple(columns), _ticks(result.edges, low, per_unit))
+    for (a, b, count), height in zip(spans, heights, strict=True):
+        x, width = across.at(a), max(across.at(b) - across.at(a) - GAP, 0.1)
+        tall = HIDDEN_HEIGHT if height is None else up.at(height)
+        columns.append(PlotColumn(x, round(width, 2), tall, f"{a:g} to {b:g}", count))
+    return Bars(tuple(columns), across, up)
 
 
 def quantile_line(result: QuantilesResult) -> Line:
     """Return the quantiles over the range."""
-    if result.range is None:
-        return Line((), ())
-    low, high = result.range
-    per_unit = WIDTH / (high - low)
-
-    def at(value: float) -> float:
-        return round((value - low) * per_unit, 1)
-
-    whiskers = tuple(
-        Whisker(
-            name=f"{one.probability:.0%}",
-            low=at(one.low),
-            at=at(one.value),
-            high=at(one.high),
-            text=f"{number(one.value)} (between {number(one.low)} and {number(one.high)})",
-        )
-        for one in result.values
-        if one.low is not None and one.value is not None and one.high is not None
-    )
-    step = (high - low) / 4
-    return Line(whiskers, _ticks([low + place * step for place in range(5)], low, per_unit))
+    low, high = result.range or (0.0, 1.0)
+    across = axis(result.column, low, high)
+    whiskers = []
+    for one in result.values:
+        if one.low is not None and one.value is not None and one.high is not None:
+            text = f"{number(one.value)} (between {number(one.low)} and {number(one.high)})"
+            whiskers.append(_whisker(f"{100 * one.probability:.3g} %", across, one.low, one.value, one.high, text))
+    return Line(tuple(whiskers) if result.range else (), across)
 
 
 def forest(result: RegressionResult | FitResult) -> Line:
     """Coefficients in units of their standard errors, so that columns of all units stand on one axis."""
     terms = [(term.term, term.t) for term in result.terms if term.t is not None and term.term != "(intercept)"]
     most = max((abs(t) for _, t in terms), default=1.0) + REACH
-    per_unit = WIDTH / (2 * most)
+    across = axis("standard errors", -most, most)
+    whiskers = [_whisker(name, across, t - REACH, t, t + REACH, f"{t:.1f} errors") for name, t in terms]
+    return Line(tuple(whiskers), across, across.at(0.0))
 
-    def at(t: float) -> float:
-        return round((t + most) * per_unit, 1)
 
-    whiskers = tuple(
-        Whisker(name, low=at(t - REACH), at=at(t), high=at(t + REACH), text=f"{t:.1f} errors") for name, t in terms
-    )
-    shown = [-round(most / 2), 0, round(most / 2)]
-    return Line(whiskers, _ticks(shown, -most, per_unit), WIDTH / 2)
+def _whisker(name: str, across: Axis, low: float, value: float, high: float, text: str) -> Whisker:
+    at = across.at(value)
+    return Whisker(name, across.at(low), at, across.at(high), text, anchor(at, _LABEL_EDGE))
 
 
 @dataclass(frozen=True, slots=True)
 class StepCurve:
-    """A curve and the band about it, as the points of SVG shapes."""
+    """A curve and the band about it, as the points of SVG shapes in a view box of 100 by 100."""
 
     name: str
     points: str
@@ -150,48 +126,63 @@ class StepCurve:
 
 @dataclass(frozen=True, slots=True)
 class StepPlot:
-    """Curves that fall in steps from one, in view-box units."""
+    """Curves that fall in steps from one."""
 
     curves: tuple[StepCurve, ...]
-    ticks: tuple[Tick, ...]
+    across: Axis
+    up: Axis
 
 
 def steps(result: KaplanMeierResult) -> StepPlot:
     """Return the curves of groups that have one; a group without points keeps its place in the order of colours."""
-    per_unit = WIDTH / (result.until or 1.0)
-    ends = [place * (result.until or 1.0) / 4 for place in range(5)]
-    return StepPlot(tuple(_step_curve(curve, per_unit) for curve in result.curves), _ticks(ends, 0.0, per_unit))
+    across, up = axis("time", 0.0, result.until or 1.0), axis("share without the event", 0.0, 1.0)
+    return StepPlot(tuple(_step_curve(curve, across, up) for curve in result.curves), across, up)
 
 
-def _step_curve(curve: SurvivalCurve, per_unit: float) -> StepCurve:
-    shown = [point for point in curve.points if point.time * per_unit <= WIDTH * 1.0001]
-    times = [0.0, *(point.time * per_unit for point in shown)]
+def _step_curve(curve: SurvivalCurve, across: Axis, up: Axis) -> StepCurve:
+    shown = [point for point in curve.points if point.time <= across.high * 1.0001]
+    times = [0.0, *(point.time for point in shown)]
     middle = _stairs(times, [1.0, *(point.survival for point in shown)])
     upper = _stairs(times, [1.0, *(point.survival if point.high is None else point.high for point in shown)])
     lower = _stairs(times, [1.0, *(point.survival if point.low is None else point.low for point in shown)])
     last = f"{shown[-1].survival:.3f} at {number(shown[-1].time)}" if shown else curve.note
-    return StepCurve(curve.group or "all", " ".join(middle), " ".join([*upper, *reversed(lower)]), last)
+    band = points([*upper, *reversed(lower)], across, up)
+    return StepCurve(curve.group or "all", points(middle, across, up), band, last)
 
 
-def _stairs(times: Sequence[float], shares: Sequence[float]) -> list[str]:
+def _stairs(times: Sequence[float], shares: Sequence[float]) -> list[tuple[float, float]]:
     """Return corners of a curve that keeps each share until the next time."""
-    made: list[str] = []
+    made: list[tuple[float, float]] = []
     for place, share_left in enumerate(shares):
-        height = round(HEIGHT * (1 - share_left), 1)
-        made.append(f"{times[place]:.1f},{height}")
+        made.append((times[place], share_left))
         if place + 1 < len(times):
-            made.append(f"{times[place + 1]:.1f},{height}")
+            made.append((times[place + 1], share_left))
     return made
 
 
-def square(points: Sequence[Sequence[float]], x: int, y: int) -> str:
-    """Return points of a curve within the unit square as those of an SVG line; x, y: which numbers of each point."""
-    return " ".join(f"{point[x] * HEIGHT:.1f},{(1 - point[y]) * HEIGHT:.1f}" for point in points)
+@dataclass(frozen=True, slots=True)
+class UnitSquare:
+    """A curve between 0 and 1 both ways; each mark is its place across and up in percent, and what it says."""
+
+    points: str
+    marks: tuple[tuple[float, float, str], ...]
+    across: Axis
+    up: Axis
 
 
-def recalls(points: Sequence[Sequence[float]]) -> list[tuple[float, float, None]]:
+def square(found: Sequence[Sequence[float]], across_title: str, up_title: str) -> UnitSquare:
+    """Return the curve through points of x, y and, where known, rows."""
+    across, up = axis(across_title, 0.0, 1.0, most=5), axis(up_title, 0.0, 1.0, most=5)
+    marks = []
+    for x, y, *rows in found:
+        text = f"{y:.3g} at {x:.3g}" + (f", {rows[0]:,.0f} rows" if rows else "")
+        marks.append((across.at(x), up.at(y), text))
+    return UnitSquare(points([(each[0], each[1]) for each in found], across, up), tuple(marks), across, up)
+
+
+def recalls(found: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     """Return recall and precision of points of threshold, recall and precision."""
-    return [(recall, precision, None) for _, recall, precision in points]
+    return [(recall, precision) for _, recall, precision in found]
 
 
 def exponential(value: float) -> float:
@@ -221,14 +212,3 @@ def cells(result: ContingencyResult) -> list[list[float | None]]:
 def sizes(result: KMeansResult) -> list[list[float | None]]:
     """Return the groups' sizes, as one row."""
     return [[cluster.size for cluster in result.clusters]]
-
-
-def _ticks(values: Sequence[float], low: float, per_unit: float) -> tuple[Tick, ...]:
-    made: list[Tick] = []
-    for value in values:
-        x = round((value - low) * per_unit, 1)
-        if made and x - made[-1].x < TICK_ROOM:
-            continue
-        anchor = "start" if x < WIDTH / 50 else "end" if x > WIDTH * 0.98 else "middle"
-        made.append(Tick(x, f"{value:g}", anchor))
-    return tuple(made)

@@ -17,7 +17,7 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "succeeded": ("good", "✓"),
     "done": ("good", "✓"),
     "online": ("good", "●"),
-    "paused": ("warn", "⏸"),
+    "paused": ("warn", "‖"),
     "active": ("good", "●"),
     "submitted": ("good", "✓"),
     "skipped": ("calm", "○"),

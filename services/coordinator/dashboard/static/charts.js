@@ -4,19 +4,21 @@
 (() => {
   const box = document.querySelector("[data-metrics]");
   if (!box || !window.uPlot) return;
+  const HEIGHT = 220;
   const plots = new Map();
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const show = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 
   function options(name, index, width) {
-    const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
+    const font = "14px system-ui, sans-serif";
+    const axis = { stroke: colour("--soft"), font, labelFont: font, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     return {
-      width, height: 200, cursor: { points: { size: 9 }, drag: { x: false, y: false } }, legend: { show: false },
+      width, height: HEIGHT, cursor: { points: { size: 9 }, drag: { x: false, y: false } }, legend: { show: false },
       hooks: { setCursor: [(plot) => point(name, plot.cursor.idx)] },
       scales: { x: { time: false, range: (_, low, high) => [low - 0.25, high + 0.25] } },
       axes: [
-        { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100], values: (_, at) => at.map((value) => (Number.isInteger(value) ? `${value}` : "")) },
-        { ...axis, size: 56, values: (_, at) => at.map((value) => Number(value.toPrecision(4)).toString()) },
+        { ...axis, label: "Round", labelSize: 22, size: 32, incrs: [1, 2, 5, 10, 20, 50, 100], values: (_, at) => at.map((value) => (Number.isInteger(value) ? `${value}` : "")) },
+        { ...axis, size: 64, values: (_, at) => at.map((value) => Number(value.toPrecision(4)).toString()) },
       ],
       series: [
         {},
@@ -41,12 +43,37 @@
     const label = document.createElement("span");
     label.textContent = name;
     const value = document.createElement("span");
-    title.append(label, value);
+    const png = document.createElement("button");
+    png.className = "link";
+    png.type = "button";
+    png.textContent = "PNG";
+    png.setAttribute("aria-label", `${name} as PNG`);
+    png.addEventListener("click", () => plotExport.save(image(name), name));
+    title.append(label, value, png);
     const canvas = document.createElement("div");
     canvas.setAttribute("role", "img");
     part.append(title, canvas);
     box.append(part);
     return { part, value, canvas };
+  }
+
+  // The plot's canvas on the page's ground, below the metric's name.
+  function image(name) {
+    const { plot, value } = plots.get(name);
+    const source = plot.root.querySelector("canvas");
+    const scale = source.width / plot.width;
+    const made = document.createElement("canvas");
+    made.width = source.width;
+    made.height = source.height + 32 * scale;
+    const pen = made.getContext("2d");
+    pen.fillStyle = colour("--card");
+    pen.fillRect(0, 0, made.width, made.height);
+    pen.drawImage(source, 0, 32 * scale);
+    pen.scale(scale, scale);
+    pen.fillStyle = colour("--ink");
+    pen.font = "600 16px system-ui, sans-serif";
+    pen.fillText(`${name}, ${value.textContent}`, 8, 22, plot.width - 16);
+    return made;
   }
 
   async function draw() {
@@ -77,7 +104,7 @@
   let waiting;
   function fit() {
     for (const { part, plot } of plots.values()) {
-      if (plot && plot.width !== part.clientWidth) plot.setSize({ width: part.clientWidth, height: 200 });
+      if (plot && plot.width !== part.clientWidth) plot.setSize({ width: part.clientWidth, height: HEIGHT });
     }
   }
 

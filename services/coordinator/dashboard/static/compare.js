@@ -111,14 +111,7 @@
   }
 
   document.getElementById("png").addEventListener("click", () => {
-    if (!plot) return;
-    image().toBlob((blob) => {
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = `jobs-${metric.value}.png`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
+    if (plot) plotExport.save(image(), `jobs-${metric.value}`);
   });
 
   let waiting;

@@ -111,7 +111,7 @@ async def test_a_failure_shows_its_reason_and_last_lines(browser: httpx.AsyncCli
     text = (await browser.get(f"{ROOT}/jobs/job_01running")).text
     assert "men &lt;i&gt;" in text
     assert "auc 0.850" in text
-    assert 'points="28.8,216.0 146.4,67.2"' in text
+    assert 'points="12,90 61,28"' in text
     assert "north &lt;b&gt;" in text
     assert "auc over these sites: mean 0.800, deviation 0.100, worst 0.700 at south" in text
     assert "0.72 at 0.61, 60 rows" in text

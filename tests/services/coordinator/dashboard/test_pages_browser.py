@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.effort import also
+from tests.services.coordinator.dashboard.looks import faults_of_look
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -69,6 +71,7 @@ async def test_every_page_fits_and_breaks_no_rule(address: str, size: str, schem
             await expect(page.locator("#live span")).to_have_text("live")
             wide = await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
             assert not wide, f"{name} scrolls sideways on a {size}"
+            assert await faults_of_look(page) == [], name
             await page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
         ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(int(part) for part in ground[4:-1].split(",")) < 150) == (scheme == "dark")
@@ -139,6 +142,29 @@ async def test_pages_read_without_scripts(address: str) -> None:
         await page.click("main >> text=Heart disease")
         await page.click("button:has-text('Pause')")
         assert "paused" in await page.locator("#job-head .badge").inner_text()
+        await browser.close()
+
+
+async def test_a_plot_is_saved_as_a_picture_with_what_is_on_the_page(address: str, tmp_path: Path) -> None:
+    async with async_playwright() as play:
+        browser = await play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page, faults = await _signed_in(browser, address, "desktop", "dark")
+        for path, name, least in (
+            ("job_04figures", "kaplan-meier of age by sex", 4),
+            ("job_01running", "calibration", 3),
+        ):
+            await page.goto(f"{address}/jobs/{path}")
+            async with page.expect_download() as waiting:
+                await page.click(f"[data-png='{name}']")
+            saved = await waiting.value
+            assert saved.suggested_filename == f"{name.replace(' ', '-')}.png"
+            await saved.save_as(tmp_path / saved.suggested_filename)
+            with Image.open(tmp_path / saved.suggested_filename) as picture:
+                colours = picture.convert("RGB").quantize(16).getcolors() or []
+                assert picture.width > 800 if path == "job_04figures" else picture.width > 400
+            assert len(colours) >= least, "ground, texts and curves"
+        assert await page.locator(".chart button.link").count() == 3
+        assert faults == []
         await browser.close()
 
 
