@@ -20,7 +20,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class PlotAxis:
     """An axis from `low` to `high` with its title."""
 
     title: str
@@ -33,17 +33,17 @@ class Axis:
         return place(value, self.low, self.high)
 
 
-def axis(title: str, low: float, high: float, *, most: int = MOST_TICKS, whole: bool = False) -> Axis:
+def axis(title: str, low: float, high: float, *, most: int = MOST_TICKS, whole: bool = False) -> PlotAxis:
     """Return an axis with ticks at round numbers; `whole` numbers only, for counts."""
     high = high if high > low else low + 1.0
     step = round_step((high - low) / most)
     step = max(1.0, round(step)) if whole else step
     first = math.ceil(round(low / step, 6))
     values = [count * step for count in range(first, math.floor(round(high / step, 6)) + 1)]
-    return Axis(title, low, high, tuple(_tick(value, place(value, low, high), step) for value in values))
+    return PlotAxis(title, low, high, tuple(_tick(value, place(value, low, high), step) for value in values))
 
 
-def rising(title: str, high: float) -> Axis:
+def rising(title: str, high: float) -> PlotAxis:
     """Return an axis of counts, from zero to the round number at or above `high`."""
     step = max(1.0, round_step(high / MOST_TICKS))
     return axis(title, 0.0, step * max(1, math.ceil(round(high / step, 6))))
@@ -67,7 +67,7 @@ def anchor(at: float, edge: float = _EDGE) -> str:
     return "start" if at < edge else "end" if at > 100 - edge else "middle"
 
 
-def points(pairs: Sequence[tuple[float, float]], across: Axis, up: Axis) -> str:
+def points(pairs: Sequence[tuple[float, float]], across: PlotAxis, up: PlotAxis) -> str:
     """Return a curve's points in a view box of 100 by 100."""
     return " ".join(f"{across.at(x):g},{round(100 - up.at(y), 2):g}" for x, y in pairs)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from undersong.services.coordinator.dashboard.axes import Axis, anchor, axis, points, rising
+from undersong.services.coordinator.dashboard.axes import PlotAxis, anchor, axis, points, rising
 from undersong.shared.statistics.results import (
     ContingencyResult,
     FitResult,
@@ -39,8 +39,8 @@ class Bars:
     """A histogram."""
 
     columns: tuple[PlotColumn, ...]
-    across: Axis
-    up: Axis
+    across: PlotAxis
+    up: PlotAxis
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Line:
     """Values below each other on one axis."""
 
     whiskers: tuple[Whisker, ...]
-    across: Axis
+    across: PlotAxis
     zero: float | None = None
 
 
@@ -109,7 +109,7 @@ def forest(result: RegressionResult | FitResult) -> Line:
     return Line(tuple(whiskers), across, across.at(0.0))
 
 
-def _whisker(name: str, across: Axis, low: float, value: float, high: float, text: str) -> Whisker:
+def _whisker(name: str, across: PlotAxis, low: float, value: float, high: float, text: str) -> Whisker:
     at = across.at(value)
     return Whisker(name, across.at(low), at, across.at(high), text, anchor(at, _LABEL_EDGE))
 
@@ -129,8 +129,8 @@ class StepPlot:
     """Curves that fall in steps from one."""
 
     curves: tuple[StepCurve, ...]
-    across: Axis
-    up: Axis
+    across: PlotAxis
+    up: PlotAxis
 
 
 def steps(result: KaplanMeierResult) -> StepPlot:
@@ -139,7 +139,7 @@ def steps(result: KaplanMeierResult) -> StepPlot:
     return StepPlot(tuple(_step_curve(curve, across, up) for curve in result.curves), across, up)
 
 
-def _step_curve(curve: SurvivalCurve, across: Axis, up: Axis) -> StepCurve:
+def _step_curve(curve: SurvivalCurve, across: PlotAxis, up: PlotAxis) -> StepCurve:
     shown = [point for point in curve.points if point.time <= across.high * 1.0001]
     times = [0.0, *(point.time for point in shown)]
     middle = _stairs(times, [1.0, *(point.survival for point in shown)])
@@ -166,8 +166,8 @@ class UnitSquare:
 
     points: str
     marks: tuple[tuple[float, float, str], ...]
-    across: Axis
-    up: Axis
+    across: PlotAxis
+    up: PlotAxis
 
 
 def square(found: Sequence[Sequence[float]], across_title: str, up_title: str) -> UnitSquare:
