@@ -125,7 +125,7 @@ class Accounts:
             user, now = await AccountRepository(tx).user(owner), await tx.now()
             own = person.sign_on and owner == person.user_id
             end = _end_of(plan, now, person.expires_at if own else None)
-            made = await _insert_token(tx, user.id, plan.name, end, _scopes_of(plan, person.scopes), sign_on=own)
+            made = await insert_token(tx, user.id, plan.name, end, _scopes_of(plan, person.scopes), sign_on=own)
             return made.model_copy(update={"token": self._sealer.seal(made.token.encode(), *_PLACE).hex()})
 
         try:
@@ -173,14 +173,14 @@ class Accounts:
                 grants = (store.StoredGrant(Role.ADMIN.value, None),)
                 user = User(UserId(new_id("usr")), FIRST_ADMIN, grants, await tx.now())
                 await accounts.add_user(user)
-            return (await _insert_token(tx, user.id, "bootstrap", None)).token
+            return (await insert_token(tx, user.id, "bootstrap", None)).token
 
         token = await self._database.run("account.bootstrap", work)
         _write_token(file, token)
         return file
 
 
-async def _insert_token(
+async def insert_token(
     tx: Transaction,
     user_id: UserId,
     name: str,
@@ -189,6 +189,7 @@ async def _insert_token(
     *,
     sign_on: bool = False,
 ) -> NewTokenView:
+    """Store a new token's digest and return the token, in the caller's transaction."""
     now, secret = await tx.now(), new_token()
     token = Token(TokenId(new_id("tok")), user_id, name, now, expires_at, None, scopes, sign_on)
     await AccountRepository(tx).add_token(token, token_hash(secret))

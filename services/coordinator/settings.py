@@ -1,11 +1,15 @@
 """The coordinator's settings: ``COORDINATOR_…`` in the environment, or files in /run/secrets."""
 
 from pathlib import Path
+from typing import Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from undersong.shared.origins import origin_of
+from undersong.shared.origins import is_protected, origin_of
 from undersong.shared.web.settings import ServiceSettings, settings_config
+
+_Role = Literal["admin", "scientist", "owner", "auditor"]
+_HALF_DAY_S: Final = 43_200.0
 
 
 class CoordinatorSettings(ServiceSettings):
@@ -40,6 +44,37 @@ class CoordinatorSettings(ServiceSettings):
         description="PEM file of the authorities that are trusted behind webhooks' https addresses; none: the system's",
     )
 
+    oidc_issuer: str = Field(
+        "", description="Issuer that signs people on (OpenID Connect), as its discovery document names it; empty: none"
+    )
+    oidc_client_id: str = Field("", description="This platform's client id at the issuer")
+    oidc_client_secret_file: Path | None = Field(
+        None, description="File of the client's secret; none: a public client, which PKCE alone protects"
+    )
+    oidc_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that are trusted behind the issuer's addresses; none: the system's",
+    )
+    oidc_scopes: str = Field("openid profile", description="Scopes that the issuer is asked for")
+    oidc_groups_claim: str = Field("groups", min_length=1, description="Claim of the ID token with a person's groups")
+    oidc_roles: dict[str, _Role | dict[_Role, str | list[str]]] = Field(
+        {},
+        description="What groups give, as JSON: a role in all federations, or roles with federations by name: "
+        '{"fl-admins": "admin", "fl-science": {"scientist": ["heart"]}}',
+    )
+    oidc_session_s: float = Field(
+        28_800.0,
+        ge=60,
+        le=_HALF_DAY_S,
+        description="Seconds until a sign-on ends, at the dashboard and for the command line; groups are read again "
+        "at the next",
+    )
+
+    @property
+    def own_origin(self) -> str:
+        """The address by which people reach the API and the dashboard."""
+        return self.public_url or self.coordinator_url
+
     @property
     def allowed_origins(self) -> tuple[str, ...]:
         """The origins of `webhook_origins`."""
@@ -52,3 +87,25 @@ class CoordinatorSettings(ServiceSettings):
             if origin_of(each) != each:
                 raise ValueError(f"{each!r} is no origin; {origin_of(each)} would be one")
         return listed
+
+    @field_validator("oidc_client_secret_file", "oidc_ca_file")
+    @classmethod
+    def _is_file(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
+
+    @model_validator(mode="after")
+    def _sign_on_is_whole(self) -> Self:
+        if not self.oidc_issuer:
+            return self
+        for name, value in (("oidc_client_id", self.oidc_client_id), ("oidc_roles", self.oidc_roles)):
+            if not value:
+                raise ValueError(f"oidc_issuer is set, and {name} is not")
+        if "openid" not in self.oidc_scopes.split():
+            raise ValueError("oidc_scopes must have openid")
+        for name in ("oidc_issuer", "own_origin"):
+            url: str = getattr(self, name)
+            if not is_protected(url):
+                raise ValueError(f"{url} must be https for sign-on, or on this machine")
+        return self

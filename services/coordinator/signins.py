@@ -4,12 +4,14 @@ import ipaddress
 from datetime import datetime, timedelta
 from typing import Final
 
+from undersong.services.coordinator.repository.accounts import AccountRepository
 from undersong.services.coordinator.repository.signins import SignInRepository
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import TooMany
 
 MOST_FAILURES: Final = 10
 LOCKED: Final = timedelta(minutes=15)  # after the last of them
+SIGN_ONS_KEPT: Final = timedelta(days=30)  # tokens of sign-ons stay listed so long after their end
 _IPV6_NETWORK: Final = 64  # what one household or host commonly has
 
 
@@ -61,7 +63,9 @@ class SignIns:
         """Forget what no longer counts; a job for the sweeper."""
 
         async def work(tx: Transaction) -> None:
-            await SignInRepository(tx).prune(await tx.now())
+            now = await tx.now()
+            await SignInRepository(tx).prune(now)
+            await AccountRepository(tx).prune_sign_ons(now - SIGN_ONS_KEPT)
 
         await self._database.run("signin.prune", work)
         return 0  # housekeeping is no repair

@@ -15,6 +15,7 @@ from undersong.services.coordinator.leases import Leases, Timing
 from undersong.services.coordinator.operations import Operations
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.schedules import Schedules
+from undersong.services.coordinator.sign_on import SignOn
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.tasks import Tasks
@@ -44,6 +45,7 @@ class UseCases:
     webhooks: Webhooks
     notifier: Notifier
     timing: Timing
+    sign_on: SignOn | None = None
 
 
 def build_use_cases(
@@ -54,6 +56,7 @@ def build_use_cases(
     timing: Timing,
     stopping: asyncio.Event,
     webhook_origins: Collection[str] = (),
+    sign_on: SignOn | None = None,
 ) -> UseCases:
     """Return the use cases over one database; `stopping` ends long polls."""
     attendance = Attendance(database, notifier, timing.lease_s)
@@ -75,4 +78,5 @@ def build_use_cases(
         webhooks=Webhooks(database, sealer, webhook_origins),
         notifier=notifier,
         timing=timing,
+        sign_on=sign_on,
     )

@@ -17,12 +17,14 @@ from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.log_heads import LogHeads
 from undersong.services.coordinator.peers.aggregator import Aggregator
+from undersong.services.coordinator.peers.issuer import Issuer, Registration
 from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.rounds import Rounds
 from undersong.services.coordinator.schedules import Scheduler
 from undersong.services.coordinator.settings import CoordinatorSettings
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
+from undersong.services.coordinator.sign_on import SignOn
 from undersong.services.coordinator.tables import common
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.services.coordinator.use_cases import UseCases, build_use_cases
@@ -31,6 +33,7 @@ from undersong.services.coordinator.worker import work
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Database
 from undersong.shared.errors import Unavailable
+from undersong.shared.files import read_text
 from undersong.shared.identity.authority import Identity
 from undersong.shared.identity.requests import SigningAuth
 from undersong.shared.identity.sealing import Sealer
@@ -78,8 +81,10 @@ def _lifespan(
             stack.push_async_callback(streams.close)
             registry = Registry(await stack.enter_async_context(_party(settings, "registry", identity)))
             sealer = Sealer.ensure(settings.seal_key)
+            sign_on = await _sign_on(settings, database, sealer, stack) if settings.oidc_issuer else None
+            stopping, origins = app.state.stopping, settings.allowed_origins
             use_cases = build_use_cases(
-                database, notifier, sealer, registry, _timing(settings), app.state.stopping, settings.allowed_origins
+                database, notifier, sealer, registry, _timing(settings), stopping, origins, sign_on
             )
             app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
@@ -149,6 +154,22 @@ def _webhook_client(settings: CoordinatorSettings) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=verify, timeout=TIMEOUT, follow_redirects=False, mounts=around_proxies())
 
 
+async def _sign_on(settings: CoordinatorSettings, database: Database, sealer: Sealer, stack: AsyncExitStack) -> SignOn:
+    """Return the sign-on of people by the settings' issuer; the client follows no redirect."""
+    file = settings.oidc_client_secret_file
+    secret = read_text(file).strip() if file else ""
+    registration = Registration(settings.oidc_issuer, settings.oidc_client_id, secret, settings.oidc_scopes)
+    http = httpx.AsyncClient(
+        verify=trust(settings.oidc_ca_file, ("https:",)),
+        timeout=httpx.Timeout(10, connect=5),
+        follow_redirects=False,
+        mounts=around_proxies(),
+    )
+    issuer = Issuer(await stack.enter_async_context(http), registration, utc_now)
+    claim, roles, lasts = settings.oidc_groups_claim, settings.oidc_roles, settings.oidc_session_s
+    return SignOn(database, issuer, sealer, claim, roles, lasts)
+
+
 def _timing(settings: CoordinatorSettings) -> Timing:
     return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
 
@@ -156,7 +177,7 @@ def _timing(settings: CoordinatorSettings) -> Timing:
 def _dashboard(
     settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, auditing: Auditing, datasheets: Datasheets
 ) -> Dashboard:
-    origin = settings.public_url or settings.coordinator_url
+    origin = settings.own_origin
     source = CoordinatorSource(
         use_cases.jobs,
         use_cases.comparisons,
@@ -171,4 +192,5 @@ def _dashboard(
         use_cases.operations,
         lambda: () if use_cases.notifier.answering else ("redis",),
     )
-    return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure=origin.startswith("https://"))
+    secure = origin.startswith("https://")
+    return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure, use_cases.sign_on)

@@ -21,6 +21,9 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /health/live": ANYONE,
         "GET /health/ready": ANYONE,
         "GET /v1/me": SELF,
+        "GET /v1/sign-on": ANYONE,
+        "POST /v1/sign-on/devices": ANYONE,
+        "POST /v1/sign-on/tokens": ANYONE,
         "POST /v1/federations": "root",
         "GET /v1/federations": SELF,
         "GET /v1/federations/{federation_id}": READERS,
@@ -151,6 +154,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
 
 NOTES: Final[dict[str, str]] = {
     "GET /v1/me": "the caller's own account",
+    "POST /v1/sign-on/tokens": "for who has the handle, once the person has confirmed the code at the issuer",
     "GET /v1/federations": "only those in which the caller has a role",
     "GET /v1/sites": "only those of the caller's federations",
     "GET /v1/jobs": "only those of the caller's federations",

@@ -59,6 +59,7 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/schedules": {"document": job(ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"},
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
         "POST /v1/tokens": {"name": "mine"},
+        "POST /v1/sign-on/tokens": {"handle": "00"},
         "POST /v1/federations/{federation_id}/webhooks": {"url": HOOK, "events": ["job.failed"]},
         "POST /v1/introspections": {"token": stage.tokens["revoked-token"]},
         "POST /v1/tasks/leases": {"wait_s": 0},

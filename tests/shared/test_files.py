@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from undersong.cli.tokens import _secret
+from undersong.cli.login import _secret
 from undersong.errors import ProfileError, UndersongError
 from undersong.profile import _read as read_profiles_file
 from undersong.recipes.datasets import BadDataset

@@ -20,6 +20,7 @@ from undersong.cli import (
     federations,
     jobs,
     ledgers,
+    login,
     models,
     owners,
     platform,
@@ -55,7 +56,7 @@ app.command("audit")(audits.audit)
 app.command("simulate")(simulations.simulate)
 app.command("datasheet")(privacy_documents.datasheet)
 app.command("datamap")(privacy_documents.datamap)
-app.command("login")(tokens.login)
+app.command("login")(login.login)
 app.command("api")(api.api)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")

@@ -1,10 +1,8 @@
-"""`undersong token …`, `undersong user …` and `undersong login`."""
+"""`undersong token …` and `undersong user …`."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,15 +10,12 @@ import typer
 from undersong.cli import common
 from undersong.cli.lookup import find_token, find_user
 from undersong.client.types import Token, User
-from undersong.errors import ProfileError, UndersongError
-from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
-from undersong.shared.files import read_input
+from undersong.errors import UndersongError
 from undersong.shared.web.scopes import SCOPES
 
 app = typer.Typer(no_args_is_help=True, help="API tokens of people and programs.")
 users = typer.Typer(no_args_is_help=True, help="People and programs that use the API.")
 OfUser = Annotated[str | None, typer.Option("--user", help="Whose, by name or id; without it, your own.")]
-BESIDE = "Default: the same host at its usual port, or the same address where the coordinator has another."
 ROLES = ("admin", "scientist", "owner", "auditor")
 
 
@@ -138,63 +133,3 @@ def _state(token: Token) -> str:
 def _roles(user: User, federations: Mapping[str, str]) -> str:
     scopes = ((role["role"], role.get("federation_id")) for role in user.roles)
     return ", ".join(f"{role} of {federations.get(at, at) if at else 'all federations'}" for role, at in scopes)
-
-
-def login(
-    coordinator_url: Annotated[str, typer.Option("--coordinator-url", help="For example https://fl.example.org.")],
-    registry_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
-    keys_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
-    aggregator_url: Annotated[str | None, typer.Option(help=BESIDE)] = None,
-    token_file: Annotated[Path | None, typer.Option(exists=True, help="A file with your API token.")] = None,
-    operator_token_file: Annotated[
-        Path | None, typer.Option(exists=True, help="A file with keys' operator token.")
-    ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option(exists=True, help="Whom to trust behind https (PEM).", envvar="UNDERSONG_CA_FILE")
-    ] = None,
-    ca_trust: Annotated[
-        str,
-        typer.Option(help="only: --ca-file alone; added: the system's authorities too.", envvar="UNDERSONG_CA_TRUST"),
-    ] = "only",
-    profile: Annotated[str, typer.Option("--profile", help="Store it under this name.")] = DEFAULT_NAME,
-) -> None:
-    """Store where a platform is and your token for it; asks for the token when no file is given."""
-    token = _secret(token_file) if token_file else typer.prompt("API token", hide_input=True)
-    if not token:
-        raise ProfileError("an empty token", remedy="undersong token create makes one")
-    if ca_trust not in ("only", "added"):
-        raise UndersongError(f"--ca-trust {ca_trust}", remedy="--ca-trust only, or --ca-trust added")
-    urls: dict[str, Any] = {
-        "coordinator_url": coordinator_url,
-        "aggregator_url": aggregator_url or _beside(coordinator_url, 7002),
-        "keys_url": keys_url or _beside(coordinator_url, 7003),
-        "registry_url": registry_url or _beside(coordinator_url, 7004),
-    }
-    fresh = replace(
-        read_profiles().get(profile, Profile()),
-        **{key: url.rstrip("/") for key, url in urls.items()},
-        token=token,
-        operator_token=_secret(operator_token_file) if operator_token_file else "",
-        ca_file=str(ca_file.resolve()) if ca_file else "",
-        ca_trust="" if ca_trust == "only" else ca_trust,
-        home="",
-    )
-    path = save_profile(fresh, profile)
-    common.console.print(f"stored as {profile!r} in {path}")
-    with common.connect(profile) as client:
-        me = client.me()
-        common.console.print(f"signed in: {common.text(me.model_dump(mode='json'))}")
-
-
-def _secret(file: Path) -> str:
-    """Return a token in a file or pipe."""
-    try:
-        return read_input(file).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UndersongError(f"{file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
-
-
-def _beside(coordinator_url: str, port: int) -> str:
-    """Return where another service is, told by where the coordinator is."""
-    base = coordinator_url.rstrip("/")
-    return f"{base.removesuffix(':7001')}:{port}" if base.endswith(":7001") else base

@@ -325,6 +325,18 @@ class AsyncClient:
         """Add a user with roles [{role, federation_id | null}] (administrator of all federations)."""
         return await self.send(calls.create_user(name, roles))
 
+    async def sign_on(self) -> t.SignOn:
+        """Return who signs people on at this platform; needs no token."""
+        return await self.send(calls.sign_on())
+
+    async def begin_sign_on(self) -> t.DeviceSignOn:
+        """Begin a sign-on: show `verification_uri` and `user_code` to a person; needs no token."""
+        return await self.send(calls.begin_sign_on())
+
+    async def finish_sign_on(self, handle: str) -> t.DeviceAnswer:
+        """Return how a sign-on stands, and the token once the person has confirmed it; needs no token."""
+        return await self.send(calls.finish_sign_on(handle))
+
     async def create_token(self, body: Mapping[str, Any]) -> t.Token:
         """Create an API token {name, user_id, expires_in_s, scopes}; only this answer holds its secret."""
         return await self.send(calls.create_token(body))

@@ -273,6 +273,21 @@ def create_token(body: Mapping[str, Any]) -> Call[t.Token]:
     return _post("coordinator", "/tokens", t.Token, body)
 
 
+def sign_on() -> Call[t.SignOn]:
+    """Return who signs people on."""
+    return _get("coordinator", "/sign-on", t.SignOn)
+
+
+def begin_sign_on() -> Call[t.DeviceSignOn]:
+    """Begin a sign-on that a person confirms in a browser."""
+    return _post("coordinator", "/sign-on/devices", t.DeviceSignOn)
+
+
+def finish_sign_on(handle: str) -> Call[t.DeviceAnswer]:
+    """Return the token of a sign-on once it is confirmed."""
+    return _post("coordinator", "/sign-on/tokens", t.DeviceAnswer, {"handle": handle})
+
+
 def me() -> Call[t.Me]:
     """Return who the token belongs to."""
     return _get("coordinator", "/me", t.Me)

@@ -320,6 +320,18 @@ class Client:
         """Add a user with roles [{role, federation_id | null}] (administrator of all federations)."""
         return self.send(calls.create_user(name, roles))
 
+    def sign_on(self) -> t.SignOn:
+        """Return who signs people on at this platform; needs no token."""
+        return self.send(calls.sign_on())
+
+    def begin_sign_on(self) -> t.DeviceSignOn:
+        """Begin a sign-on: show `verification_uri` and `user_code` to a person; needs no token."""
+        return self.send(calls.begin_sign_on())
+
+    def finish_sign_on(self, handle: str) -> t.DeviceAnswer:
+        """Return how a sign-on stands, and the token once the person has confirmed it; needs no token."""
+        return self.send(calls.finish_sign_on(handle))
+
     def create_token(self, body: Mapping[str, Any]) -> t.Token:
         """Create an API token {name, user_id, expires_in_s, scopes}; only this answer holds its secret."""
         return self.send(calls.create_token(body))

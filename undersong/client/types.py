@@ -378,6 +378,30 @@ class Token(Answer):
     sign_on: bool = False
 
 
+class SignOn(Answer):
+    """Who signs people on; None: API tokens alone."""
+
+    issuer: str | None = None
+
+
+class DeviceSignOn(Answer):
+    """A sign-on that a person confirms in a browser."""
+
+    handle: str
+    user_code: str
+    verification_uri: str
+    verification_uri_complete: str | None = None
+    interval_s: int = 5
+    expires_in_s: int = 600
+
+
+class DeviceAnswer(Answer):
+    """How a sign-on stands: "pending", "slower" (ask five seconds less often) or "done", with the token."""
+
+    state: str
+    token: Token | None = None
+
+
 class Webhook(Answer):
     """An address that is told what happens to a federation's jobs; `secret` is in the answer that made it alone."""
 

@@ -12,6 +12,7 @@ from undersong.services.coordinator.api import (
     jobs,
     operations,
     schedules,
+    sign_on,
     tasks,
     webhooks,
 )
@@ -35,7 +36,8 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
     async def root() -> RedirectResponse:
         return RedirectResponse(dashboard_router.prefix, 307)
 
-    modules = (federations, jobs, comparisons, schedules, events, tasks, accounts, evidence, operations, webhooks)
+    people = (accounts, sign_on)
+    modules = (federations, jobs, comparisons, schedules, events, tasks, *people, evidence, operations, webhooks)
     routers = [module.router for module in modules]
     app = create_app(
         title="Undersong coordinator",

@@ -15,9 +15,11 @@ from undersong.services.coordinator.dashboard import (
     plot_files,
     schedule_pages,
     session,
+    sign_on_pages,
     submit_pages,
 )
-from undersong.services.coordinator.dashboard.rendering import HEADERS, page
+from undersong.services.coordinator.dashboard.rendering import HEADERS
+from undersong.services.coordinator.dashboard.sign_on_pages import sign_in_form
 from undersong.services.coordinator.dashboard.view_model import ViewModel
 from undersong.services.coordinator.dashboard.views import Measure
 from undersong.services.coordinator.dashboard.visits import Board, PageRoute, Visitor, jar_of
@@ -36,12 +38,7 @@ router.include_router(job_pages.router)
 router.include_router(plot_files.router)
 router.include_router(schedule_pages.router)
 router.include_router(submit_pages.router)
-
-
-def _own_path(path: str) -> str:
-    """Only our own pages are gone to after signing in."""
-    own = path == session.PATH or path.startswith(f"{session.PATH}/")
-    return path if own and "//" not in path and "\\" not in path else session.PATH
+router.include_router(sign_on_pages.router)
 
 
 @router.get("/static/{name:path}")
@@ -51,26 +48,26 @@ async def static(request: Request, name: str) -> Response:
 
 
 @router.get("/login")
-async def sign_in_page(next: str = session.PATH) -> Response:  # noqa: A002  (the query's name)
+async def sign_in_page(board: Board, next: str = session.PATH) -> Response:  # noqa: A002  (the query's name)
     """Return the sign-in form."""
-    return page("login.html", 200, {"next": _own_path(next), "error": None})
+    return sign_in_form(board, next)
 
 
 @router.post("/login")
 async def sign_in(request: Request, board: Board) -> Response:
     """Check the token and begin a session, always a new one: what the browser brought along ends here."""
     form = await session.form_of(request)
-    token, wanted = form.get("token", "").strip(), _own_path(form.get("next", ""))
+    token, wanted = form.get("token", "").strip(), session.own_path(form.get("next", ""))
     address = request.client.host if request.client else ""
     try:
         await board.limiter.admit(address)
     except TooMany as refusal:
-        shown = page("login.html", refusal.status, {"next": wanted, "error": f"{refusal.title()} {refusal.detail}"})
+        shown = sign_in_form(board, wanted, refusal.status, f"{refusal.title()} {refusal.detail}")
         shown.headers["Retry-After"] = str(math.ceil(refusal.retry_after_s or 1))
         return shown
     if not token or await board.source.view(token) is None:
         await board.limiter.failed(address)
-        return page("login.html", 401, {"next": wanted, "error": "This token is not known, or it was revoked."})
+        return sign_in_form(board, wanted, 401, "This token is not known, or it was revoked.")
     await board.limiter.succeeded(address)
     jar, now = jar_of(board), board.clock()
     if (earlier := jar.read(request, now)) is not None:
@@ -85,7 +82,11 @@ async def sign_out(request: Request, visitor: Visitor) -> Response:
     """End the session, here and wherever else its cookie may have got to."""
     visitor.session.check(await session.form_of(request))
     await visitor.board.limiter.end(visitor.session.id, visitor.session.until)
-    answer = RedirectResponse(f"{session.PATH}/login", 303, HEADERS)
+    page_after, sign_on = "login", visitor.board.sign_on
+    if visitor.session.sign_on and sign_on is not None:
+        await sign_on.end(visitor.session.token)
+        page_after = "signed-out"
+    answer = RedirectResponse(f"{session.PATH}/{page_after}", 303, HEADERS)
     jar_of(visitor.board).empty(answer)
     return answer
 

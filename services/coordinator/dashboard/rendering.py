@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -44,6 +45,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["reason"] = reason_sentence
+    made.filters["host"] = lambda url: urlsplit(url).netloc
     for name in ("mark", "engine", "seconds", "ago", "utc", "iso", "size", "number", "measured", "short"):
         made.globals[name] = getattr(wording, name)
     made.globals.update(

@@ -21,6 +21,7 @@ from undersong.shared.errors import Forbidden, TooLarge
 from undersong.shared.identity.sealing import SealBrokenError, Sealer
 
 COOKIE: Final = "undersong_session"
+FLOW_COOKIE: Final = "undersong_signon_"  # one for each sign-on that was begun: tabs do not meet
 PATH: Final = "/dashboard"
 LASTS: Final = timedelta(hours=12)  # one working day
 _PLACE: Final = ("dashboard", "session", "cookie")
@@ -39,11 +40,12 @@ class Session:
     csrf: str
     until: datetime
     id: str
+    sign_on: bool = False
 
     @classmethod
-    def begin(cls, token: str, now: datetime) -> Self:
-        """Return a fresh session for a token that was just checked."""
-        return cls(token, secrets.token_urlsafe(24), now + LASTS, secrets.token_urlsafe(24))
+    def begin(cls, token: str, now: datetime, *, sign_on: bool = False) -> Self:
+        """Return a fresh session for a token that was just checked, or that a sign-on made for it."""
+        return cls(token, secrets.token_urlsafe(24), now + LASTS, secrets.token_urlsafe(24), sign_on)
 
     def check(self, form: Mapping[str, str]) -> None:
         """Raise ForeignPost unless the form carries this session's own mark."""
@@ -71,7 +73,8 @@ class Jar:
 
     def write(self, response: Response, session: Session) -> None:
         """Hand the session to the browser: not readable by scripts, never sent from another site's page."""
-        plain = json.dumps([session.token, session.csrf, session.until.isoformat(), session.id]).encode()
+        until = session.until.isoformat()
+        plain = json.dumps([session.token, session.csrf, until, session.id, session.sign_on]).encode()
         value = base64.urlsafe_b64encode(self.sealer.seal(plain, *_PLACE)).decode()
         response.set_cookie(self.name, value, max_age=int(LASTS.total_seconds()), **self._where)
 
@@ -79,15 +82,45 @@ class Jar:
         """Return the session of a request; None when there is none, it was changed, or it is over."""
         try:
             plain = self.sealer.open(base64.urlsafe_b64decode(request.cookies.get(self.name, "")), *_PLACE)
-            token, csrf, until, session_id = json.loads(plain)
+            token, csrf, until, session_id, *rest = json.loads(plain)
         except (SealBrokenError, binascii.Error, ValueError):
             return None
-        session = Session(token, csrf, datetime.fromisoformat(until), session_id)
+        session = Session(token, csrf, datetime.fromisoformat(until), session_id, rest == [True])
         return session if now < session.until else None
+
+    def keep_flow(self, response: Response, mark: str, sealed: bytes, lasts: timedelta) -> None:
+        """Have the browser keep a sign-on that it began; the issuer's answer comes from another site, hence `lax`."""
+        value, where = base64.urlsafe_b64encode(sealed).decode(), {**self._where, "samesite": "lax"}
+        response.set_cookie(self._flow(mark), value, max_age=int(lasts.total_seconds()), **where)
+
+    def flow(self, request: Request, mark: str) -> bytes:
+        """Return the sealed sign-on of this mark; empty where there is none."""
+        try:
+            return base64.urlsafe_b64decode(request.cookies.get(self._flow(mark), ""))
+        except (binascii.Error, ValueError):
+            return b""
+
+    def drop_flow(self, response: Response, mark: str) -> None:
+        """Have the browser forget a sign-on."""
+        response.delete_cookie(self._flow(mark), **{**self._where, "samesite": "lax"})
+
+    def flows(self, request: Request) -> list[str]:
+        """Return the marks of the sign-ons that the browser began and did not end."""
+        begin = self._flow("")
+        return [name.removeprefix(begin) for name in request.cookies if name.startswith(begin)]
+
+    def _flow(self, mark: str) -> str:
+        return f"{'__Host-' if self.secure else ''}{FLOW_COOKIE}{mark}"
 
     def empty(self, response: Response) -> None:
         """Have the browser forget the session."""
         response.delete_cookie(self.name, **self._where)
+
+
+def own_path(path: str) -> str:
+    """Return the path if it is one of our own pages, else the first of them: nothing else is shown after signing in."""
+    own = path == PATH or path.startswith(f"{PATH}/")
+    return path if own and "//" not in path and "\\" not in path and path.isprintable() else PATH
 
 
 async def form_of(request: Request, most: int = _FORM_LIMIT) -> dict[str, str]:

@@ -24,6 +24,7 @@ from undersong.services.coordinator.dashboard.views import (
     TimelinePage,
 )
 from undersong.services.coordinator.repository.jobs import JobFilter
+from undersong.services.coordinator.sign_on import SignOn
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict
 from undersong.services.coordinator.views.schedules import ScheduleView
@@ -158,6 +159,7 @@ class Dashboard:
     clock: Clock
     origin: str  # where people reach the API, for the commands on the pages
     secure: bool  # whether that is HTTPS, so that the cookie is kept to it
+    sign_on: SignOn | None = None  # where an issuer signs people on
 
 
 def dashboard_of(request: Request) -> Dashboard:

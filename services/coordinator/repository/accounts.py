@@ -1,10 +1,10 @@
 """Users, their roles, and API tokens by digest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from undersong.services.coordinator.repository.sites import NameTaken
@@ -32,6 +32,8 @@ class User:
     name: str
     roles: tuple[StoredGrant, ...]
     created_at: datetime
+    issuer: str | None = None
+    subject: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,36 @@ class AccountRepository:
         try:
             async with self._session.begin_nested():
                 await self._session.execute(
-                    insert(UserRow).values(id=user.id, name=user.name, created_at=user.created_at)
+                    insert(UserRow).values(
+                        id=user.id,
+                        name=user.name,
+                        created_at=user.created_at,
+                        issuer=user.issuer,
+                        subject=user.subject,
+                    )
                 )
         except IntegrityError as error:
             raise NameTaken(f"Choose another name: there is a user {user.name!r} already.") from error
-        for grant in user.roles:
+        await self._add_grants(user.id, user.roles)
+
+    async def _add_grants(self, user_id: str, grants: Iterable[StoredGrant]) -> None:
+        for grant in grants:
             await self._session.execute(
                 insert(GrantRow).values(
-                    user_id=user.id, role=grant.role, federation_id=grant.federation_id or EVERYWHERE
+                    user_id=user_id, role=grant.role, federation_id=grant.federation_id or EVERYWHERE
                 )
             )
+
+    async def replace_grants(self, user_id: str, grants: Iterable[StoredGrant]) -> None:
+        """Give a user exactly these roles."""
+        await self._session.execute(delete(GrantRow).where(GrantRow.user_id == user_id))
+        await self._add_grants(user_id, grants)
+
+    async def signed_on(self, issuer: str, subject: str) -> User | None:
+        """Load by the name that an issuer has for a person, locked: of two sign-ons at once one waits."""
+        named = select(UserRow).where(UserRow.issuer == issuer, UserRow.subject == subject)
+        row = await self._session.scalar(named.with_for_update())
+        return (await self._with_roles([row]))[0] if row else None
 
     async def user(self, user_id: str) -> User:
         """Load; raises NotFound."""
@@ -122,6 +144,26 @@ class AccountRepository:
             update(TokenRow).where(TokenRow.id == token_id, TokenRow.revoked_at.is_(None)).values(revoked_at=now)
         )
 
+    async def revoke_sign_ons(self, user_id: str, now: datetime) -> None:
+        """Revoke all that sign-ons made for a user."""
+        await self._session.execute(
+            update(TokenRow)
+            .where(TokenRow.user_id == user_id, TokenRow.sign_on, TokenRow.revoked_at.is_(None))
+            .values(revoked_at=now)
+        )
+
+    async def revoke_digest(self, digest: str, now: datetime) -> None:
+        """Revoke the token of this digest if a sign-on made it."""
+        await self._session.execute(
+            update(TokenRow)
+            .where(TokenRow.digest == digest, TokenRow.sign_on, TokenRow.revoked_at.is_(None))
+            .values(revoked_at=now)
+        )
+
+    async def prune_sign_ons(self, ended_before: datetime) -> None:
+        """Delete tokens of sign-ons that ended before."""
+        await self._session.execute(delete(TokenRow).where(TokenRow.sign_on, TokenRow.expires_at < ended_before))
+
     async def holder(self, digest: str, now: datetime) -> tuple[User, Token] | None:
         """Return a valid token and whose it is."""
         found = await self._session.execute(
@@ -149,6 +191,8 @@ def _user(row: UserRow, grants: Sequence[GrantRow]) -> User:
         name=row.name,
         roles=tuple(StoredGrant(role, None if where == EVERYWHERE else where) for role, where in roles),
         created_at=row.created_at,
+        issuer=row.issuer,
+        subject=row.subject,
     )
 
 

@@ -40,6 +40,16 @@ class SignInRepository:
             self._insert(EndedSessionRow).values(id=session_id, until=until).on_conflict_do_nothing()
         )
 
+    async def claim(self, flow_id: str, until: datetime) -> bool:
+        """Return whether this is the first use of a single-use id; of several at once one is told so."""
+        found = await self._session.execute(
+            self._insert(EndedSessionRow)
+            .values(id=flow_id, until=until)
+            .on_conflict_do_nothing()
+            .returning(EndedSessionRow.id)
+        )
+        return found.first() is not None
+
     async def ended(self, session_id: str) -> bool:
         """Return whether it was ended."""
         found = await self._session.scalar(select(EndedSessionRow.id).where(EndedSessionRow.id == session_id))

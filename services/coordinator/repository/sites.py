@@ -116,6 +116,11 @@ class SiteRepository:
             raise no_such("federation", federation_id)
         return _federation(row)
 
+    async def federation_named(self, name: str) -> Federation | None:
+        """Load by name."""
+        row = await self._session.scalar(select(FederationRow).where(FederationRow.name == name))
+        return _federation(row) if row else None
+
     async def federations(
         self,
         within: Collection[str] | None,

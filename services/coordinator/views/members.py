@@ -81,6 +81,9 @@ class UserView(View):
     name: str
     roles: list[RoleView]
     created_at: datetime
+    issuer: str | None = Field(
+        default=None, description="Who signs the person on, and gives the roles by groups; null: tokens alone."
+    )
 
 
 class TokenView(View):
@@ -136,7 +139,7 @@ def site_view(site: Site, heard_since: datetime) -> SiteView:
 def user_view(user: User) -> UserView:
     """As told."""
     roles = [RoleView.model_validate({"role": g.role, "federation_id": g.federation_id}) for g in user.roles]
-    return UserView(id=user.id, name=user.name, roles=roles, created_at=user.created_at)
+    return UserView(id=user.id, name=user.name, roles=roles, created_at=user.created_at, issuer=user.issuer)
 
 
 def token_view(token: Token) -> TokenView:

@@ -183,14 +183,17 @@ class World:
 
     def view(self) -> CoordinatorViewModel:
         """The dashboard of an administrator; evidence and certificates are not there."""
+        return CoordinatorViewModel(self.source(), Principal("usr_x", "Ada", (Grant(Role.ADMIN),)), "Ada")
+
+    def source(self) -> CoordinatorSource:
+        """What opens dashboards, without evidence and certificates."""
         cases, nothing = self.use_cases, cast("Any", None)
-        source = CoordinatorSource(
+        return CoordinatorSource(
             cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.schedules,
             cases.federations, cases.sites,
             cases.accounts, nothing,
             Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple,
         )  # fmt: skip
-        return CoordinatorViewModel(source, Principal("usr_x", "Ada", (Grant(Role.ADMIN),)), "Ada")
 
     async def flush(self) -> None:
         await self.use_cases.attendance.flush()
