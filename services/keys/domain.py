@@ -1,5 +1,6 @@
 """The rules of enrolment and rotation, pure: who gets a certificate, and why not."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,7 +8,7 @@ from datetime import datetime, timedelta
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound, TooMany
+from undersong.shared.errors import Conflict, Forbidden, Gone, Invalid, NotFound, TooMany, Unavailable
 from undersong.shared.identity.authority import Subject
 from undersong.shared.ids import Digest
 
@@ -22,6 +23,22 @@ class TokenUsed(Conflict):
 
 class TokenExpired(Gone):
     """The enrolment token has expired."""
+
+
+class ApprovalPending(Unavailable):
+    """The operator of the keys service has not approved this key yet."""
+
+
+class InvitationUnknown(NotFound):
+    """There is no such invitation."""
+
+
+class InvitationsOff(Forbidden):
+    """This keys service takes no invitations from the coordinator."""
+
+
+class KeyNotWaiting(Conflict):
+    """No key with this fingerprint waits for approval under the invitation."""
 
 
 class ChallengeUnknown(NotFound):
@@ -82,25 +99,67 @@ class HeadsTooMany(TooMany):
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentToken:
-    """A single-use right to a certificate for one subject. `used_by` is the public key that used it."""
+    """A single-use right to a certificate for one subject. `used_by` is the public key that used it.
+
+    With `invited_by` the coordinator asked for it, in a person's name: no certificate is issued before `approved_at`.
+    """
 
     id: str
     subject: Subject
     expires_at: datetime
     used_by: bytes | None = None
+    invited_by: str | None = None
+    approved_at: datetime | None = None
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether an operator must approve the key first."""
+        return self.invited_by is not None and self.approved_at is None
+
+    def pending(self, public_key: bytes) -> ApprovalPending:
+        """Return what the site's agent is told while its key waits."""
+        return ApprovalPending(
+            f"the key {fingerprint_of(public_key)} waits for approval: the operator of the keys service compares it "
+            f"and runs `undersong site approve {self.subject.name}`",
+            retry_after_s=5,
+        )
 
     def check(self, public_key: bytes, now: datetime) -> None:
         """Raise TokenUsed or TokenExpired; the key that used it may ask again at any time, because answers get lost."""
-        if self.used_by is not None:
-            if self.used_by != public_key:
-                raise TokenUsed(f"this enrolment token was used with another key; {self._remedy}")
-        elif now >= self.expires_at:
+        if self.used_by is not None and self.used_by != public_key:
+            raise TokenUsed(f"this enrolment token was used with another key; {self._remedy}")
+        if (self.used_by is None or self.needs_approval) and now >= self.expires_at:
             raise TokenExpired(f"this enrolment token expired at {self.expires_at.isoformat()}; {self._remedy}")
 
     @property
     def _remedy(self) -> str:
         command = f": undersong site re-enroll {self.subject.name}" if self.subject.kind == "site" else ""
         return f"ask the operator for a new one{command}"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What the coordinator asked a site's enrolment token for, and how far that went."""
+
+    token: EnrolmentToken
+    created_at: datetime
+    asked_at: datetime | None
+
+    def state(self, now: datetime) -> str:
+        """Return one of invited, waiting (for approval), approved (or enrolled already), expired."""
+        if self.token.approved_at is not None and self.token.used_by is not None:
+            return "approved"
+        if now >= self.token.expires_at:
+            return "expired"
+        return "invited" if self.token.used_by is None else "waiting"
+
+    def check_approval(self, fingerprint: str, now: datetime) -> None:
+        """Raise KeyNotWaiting unless the key with this fingerprint waits, or was approved before."""
+        asked = self.token.used_by
+        if asked is None or fingerprint_of(asked) != fingerprint:
+            raise KeyNotWaiting("no key with this fingerprint waits: `undersong site invitations` lists those that do")
+        if self.state(now) == "expired":
+            raise KeyNotWaiting("the invitation expired: invite the site again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +205,11 @@ class Revocation:
     keyid: Digest
     revoked_at: datetime
     reason: str
+
+
+def fingerprint_of(public_key: bytes) -> str:
+    """Return the SHA-256 of a public key in hexadecimal, which people compare."""
+    return hashlib.sha256(public_key).hexdigest()
 
 
 def parse_public_key(raw: bytes) -> Ed25519PublicKey:

@@ -8,13 +8,14 @@ from typing import Final
 
 from undersong.services.keys.authority import Authority
 from undersong.services.keys.domain import (
+    ApprovalPending,
     Challenge,
     EnrolmentToken,
     Issued,
     check_proof,
     parse_public_key,
 )
-from undersong.services.keys.issuing import issue
+from undersong.services.keys.issuing import issue, revoke_earlier
 from undersong.services.keys.repository.authority import AuthorityRepository
 from undersong.services.keys.repository.certificates import CertificateRepository
 from undersong.services.keys.repository.enrolments import EnrolmentRepository
@@ -31,6 +32,12 @@ _CHALLENGE_BYTES: Final = 32
 
 class TokenRequestDiffers(Conflict):
     """This Idempotency-Key made an enrolment token for something else."""
+
+
+def fresh_token(authority: Authority, principal: str, key: str | None) -> str:
+    """Return a new token in clear; with an idempotency key the same for the same request."""
+    secret = secrets.token_bytes(32) if key is None else authority.derived_secret(principal, key)
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,7 @@ class Enrolments:
         With an idempotency key the token is derived from it, so that asking again gives the same token although only
         its hash is stored. Raises TokenRequestDiffers.
         """
-        secret = secrets.token_bytes(32) if key is None else self._authority.derived_secret(principal, key)
-        token = TOKEN_PREFIX + base64.urlsafe_b64encode(secret).decode().rstrip("=")
+        token = fresh_token(self._authority, principal, key)
 
         async def work(tx: Transaction) -> NewToken:
             repository, now = EnrolmentRepository(tx), await tx.now()
@@ -87,11 +93,12 @@ class Enrolments:
     async def enrol(self, token: str, challenge_id: str, public_key: bytes, proof: bytes) -> tuple[Issued, bool]:
         """Return the certificate, and whether it is new.
 
-        The same token and key give the same certificate however often they are sent.
-        Raises TokenUnknown, TokenUsed, TokenExpired, ChallengeUnknown, ProofInvalid or KeyInUse.
+        The same token and key give the same certificate however often they are sent. Under an invitation the first
+        key that asks is the one that may be approved; its certificate ends the site's earlier ones.
+        Raises TokenUnknown, TokenUsed, TokenExpired, ChallengeUnknown, ProofInvalid, KeyInUse or ApprovalPending.
         """
 
-        async def work(tx: Transaction) -> tuple[Issued, bool]:
+        async def work(tx: Transaction) -> tuple[Issued, bool] | ApprovalPending:
             repository, now = EnrolmentRepository(tx), await tx.now()
             await AuthorityRepository(tx).in_turn()
             right = await repository.token(token_hash(token))
@@ -106,9 +113,16 @@ class Enrolments:
                 await repository.use_token(right, public_key, now)
             if known is not None:
                 return known, False
+            if right.needs_approval:
+                return right.pending(public_key)  # what was noted so far stays: the key that asked
+            if right.invited_by is not None:
+                await revoke_earlier(tx, right.subject, "enrolled again")
             return await issue(tx, self._authority.ca, public_key, right.subject, self._life), True
 
-        return await self._database.run("enrolment.enrol", work)
+        done = await self._database.run("enrolment.enrol", work)
+        if isinstance(done, ApprovalPending):
+            raise done
+        return done
 
     async def prune_challenges(self) -> int:
         """Forget expired challenges; a job for the sweeper."""

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from undersong.services.keys.appending import log_issued
+from undersong.services.keys.appending import log_issued, log_revoked
 from undersong.services.keys.authority import pem_of
 from undersong.services.keys.domain import Issued, end_of_life, parse_public_key
 from undersong.services.keys.repository.certificates import CertificateRepository
@@ -38,3 +38,12 @@ async def issue(
     await log_issued(tx, issued)
     await tx.emit(TOPIC, "certificate.issued", issued.keyid)
     return issued
+
+
+async def revoke_earlier(tx: Transaction, subject: Subject, reason: str) -> None:
+    """Revoke all certificates of a party, within the caller's transaction, which has its turn."""
+    certificates, now = CertificateRepository(tx), await tx.now()
+    for keyid in await certificates.in_force(subject):
+        if await certificates.revoke(keyid, reason, now):
+            await log_revoked(tx, keyid, now)
+            await tx.emit(TOPIC, "certificate.revoked", keyid)

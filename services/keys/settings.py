@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -30,6 +31,12 @@ class KeysSettings(ServiceSettings):
         None,
         description="File that shows whether the database is older than what was given out; never restore it with the "
         "database. None: `high-water` in `data_dir`",
+    )
+    invitations: Literal["approve", "trust", "refuse"] = Field(
+        "approve",
+        description="Enrolment tokens for sites that the coordinator asks for: `approve`: no certificate before an "
+        "operator approved the site's key; `trust`: as an operator's own, where one organisation runs both services; "
+        "`refuse`: none",
     )
     challenge_s: int = Field(300, ge=10, le=3600, description="Seconds to answer an enrolment challenge")
 

@@ -53,6 +53,8 @@ class EnrolmentTokenRow(Base):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime())
     used_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     used_by: Mapped[bytes | None] = mapped_column(LargeBinary)  # public key
+    invited_by: Mapped[str | None] = mapped_column(String(200))  # set: the coordinator asked for it, for this person
+    approved_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
 
 
 class ChallengeRow(Base):

@@ -8,12 +8,14 @@ import structlog
 from fastapi import FastAPI
 
 from undersong.services.keys.api.certificates import router
+from undersong.services.keys.api.invitations import router as invitations_router
 from undersong.services.keys.api.log import router as log_router
 from undersong.services.keys.api.rounds import router as rounds_router
 from undersong.services.keys.authority import Authority
 from undersong.services.keys.certificates import Certificates, RevokedInRow
 from undersong.services.keys.checkpoints import follow
 from undersong.services.keys.enrolments import Enrolments
+from undersong.services.keys.invitations import Invitations
 from undersong.services.keys.ledger_heads import LedgerHeads
 from undersong.services.keys.log import Log, backfill
 from undersong.services.keys.marks import KeysMarks
@@ -88,7 +90,7 @@ def build_app(settings: KeysSettings, clock: Clock | None = None) -> FastAPI:
         title="Undersong keys",
         service="keys",
         description="The federation's certificate authority, the witness of its rounds, and its transparency log.",
-        routers=[router, rounds_router, log_router],
+        routers=[router, invitations_router, rounds_router, log_router],
         json_limit=_RECORD_LIMIT,
         lifespan=_lifespan(settings, database, streams, clock),
         checks=database_checks(database, "keys"),
@@ -108,6 +110,7 @@ def _lifespan(
         await backfill(database)
         app.state.witness = Witness(watch, Sealer.ensure(settings.seal_key), identity)
         app.state.log = Log(database, identity, watch)
+        app.state.invitations = Invitations(database, components.authority, settings.invitations)
         app.state.ledger_heads = LedgerHeads(database, watch)
         app.state.records = RoundRecords(watch, app.state.log, identity)
         app.state.authority, app.state.enrolments = components.authority, components.enrolments

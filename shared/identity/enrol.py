@@ -327,7 +327,7 @@ class Unreachable(Exception):
 async def _post(http: httpx.AsyncClient, url: str, body: dict[str, str], auth: httpx.Auth = NO_AUTH) -> dict[str, Any]:
     response = await http.post(url, json=body, auth=auth)
     if response.status_code in (429, 502, 503, 504):
-        raise Unreachable(f"{url} answered {response.status_code}")
+        raise Unreachable(f"{url} answered {response.status_code}: {reason_of(response.content, response.status_code)}")
     if response.is_success:
         answer: dict[str, Any] = response.json()
         return answer

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from undersong.services.keys.authority import Authority
 from undersong.services.keys.certificates import Certificates
 from undersong.services.keys.domain import (
+    ApprovalPending,
     CertificateUnknown,
     ChallengeUnknown,
     Issued,
@@ -230,7 +231,16 @@ async def create_enrolment_challenge(body: ChallengeRequest, enrolments: Enrolme
     tags=["enrolment"],
     responses={
         200: {"model": CertificatePair, "description": "The same certificate as before."},
-        **problems(TokenUnknown, ChallengeUnknown, TokenUsed, KeyInUse, TokenExpired, ProofInvalid, PublicKeyInvalid),
+        **problems(
+            TokenUnknown,
+            ChallengeUnknown,
+            TokenUsed,
+            KeyInUse,
+            TokenExpired,
+            ProofInvalid,
+            PublicKeyInvalid,
+            ApprovalPending,
+        ),
     },
 )
 async def enrol(

@@ -93,6 +93,16 @@ class CertificateRepository:
             query = query.where(CertificateRow.name == name)
         return (await page(self._session, query, CertificateRow.keyid, limit, after)).map(_issued)
 
+    async def in_force(self, subject: Subject) -> list[Digest]:
+        """Return the key ids of a party's certificates that are not revoked."""
+        query = select(CertificateRow.keyid).where(
+            CertificateRow.kind == subject.kind,
+            CertificateRow.name == subject.name,
+            CertificateRow.federation_id == subject.federation_id,
+            CertificateRow.revoked_at.is_(None),
+        )
+        return [Digest(keyid) for keyid in await self._session.scalars(query)]
+
     async def replaced_by(self, subject: Subject) -> dict[Digest, list[Digest]]:
         """Return which certificates of a party were rotated from which."""
         columns = (CertificateRow.keyid, CertificateRow.replaces)

@@ -10,6 +10,11 @@ from undersong.services.keys.tables import ChallengeRow, EnrolmentTokenRow
 from undersong.shared.database import Transaction
 
 
+def token_of(row: EnrolmentTokenRow) -> EnrolmentToken:
+    """Return the token of a row."""
+    return EnrolmentToken(row.id, subject_of(row), row.expires_at, row.used_by, row.invited_by, row.approved_at)
+
+
 class EnrolmentRepository:
     """Enrolment tokens and challenges within one transaction."""
 
@@ -22,7 +27,7 @@ class EnrolmentRepository:
         row = (await self._session.scalars(query)).one_or_none()
         if row is None:
             raise TokenUnknown("this enrolment token is not known")
-        return EnrolmentToken(row.id, subject_of(row), row.expires_at, row.used_by)
+        return token_of(row)
 
     async def add_token(self, token: EnrolmentToken, token_hash: str, now: datetime) -> bool:
         """Store a token; False when one with this hash is there already."""
@@ -31,6 +36,8 @@ class EnrolmentRepository:
             "token_hash": token_hash,
             "created_at": now,
             "expires_at": token.expires_at,
+            "invited_by": token.invited_by,
+            "approved_at": token.approved_at,
             **party_of(token.subject),
         }
         statement = self._tx.insert(EnrolmentTokenRow).values(values).on_conflict_do_nothing()
