@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from undersong.services.coordinator.repository import accounts as store
 from undersong.services.coordinator.repository.accounts import AccountRepository, Token, User
+from undersong.services.coordinator.repository.audit_log import note
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.views.members import (
     IntrospectionView,
@@ -97,6 +98,9 @@ class Accounts:
             grants = {store.StoredGrant(role.role, role.federation_id) for role in roles}
             user = User(UserId(new_id("usr")), name, tuple(sorted(grants, key=repr)), await tx.now())
             await AccountRepository(tx).add_user(user)
+            for at in sorted({role.federation_id for role in roles}, key=str):
+                given = sorted(role.role for role in roles if role.federation_id == at)
+                await note(tx, person, "user.create", user.id, at, name=name, roles=given)
             return user_view(user)
 
         return await self._database.run("user.create", once(work))
@@ -126,6 +130,7 @@ class Accounts:
             own = person.sign_on and owner == person.user_id
             end = _end_of(plan, now, person.expires_at if own else None)
             made = await insert_token(tx, user.id, plan.name, end, _scopes_of(plan, person.scopes), sign_on=own)
+            await note(tx, person, "token.create", made.id, name=plan.name, user=user.name)
             return made.model_copy(update={"token": self._sealer.seal(made.token.encode(), *_PLACE).hex()})
 
         try:
@@ -154,6 +159,8 @@ class Accounts:
             token = await accounts.token(token_id)
             if token.user_id != person.user_id and _PEOPLE not in person.grants:
                 raise no_such("token", token_id)
+            if token.revoked_at is None:
+                await note(tx, person, "token.revoke", token.id, name=token.name, user_id=token.user_id)
             await accounts.revoke_token(token_id, await tx.now())
 
         await self._database.run("token.revoke", work)

@@ -1,5 +1,6 @@
 """Federations: organisations that learn together."""
 
+from undersong.services.coordinator.repository.audit_log import note
 from undersong.services.coordinator.repository.sites import Federation, SiteRepository
 from undersong.services.coordinator.views.members import FederationView, federation_view
 from undersong.shared.database import Database, Page, Transaction
@@ -21,6 +22,7 @@ class Federations:
         async def work(tx: Transaction) -> FederationView:
             federation = Federation(FederationId(new_id("fed")), name, await tx.now())
             await SiteRepository(tx).add_federation(federation)
+            await note(tx, person, "federation.create", federation.id, federation.id, name=name)
             return federation_view(federation)
 
         return await self._database.run("federation.create", once(work))

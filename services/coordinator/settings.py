@@ -34,6 +34,11 @@ class CoordinatorSettings(ServiceSettings):
     round_deadline_s: float = Field(
         600.0, ge=1, le=7 * 86_400, description="Seconds for a round of a job that sets no deadline"
     )
+    public_aggregator_url: str | None = Field(
+        None, description="Base address by which sites reach the aggregator, for start kits; none: as this service does"
+    )
+    public_keys_url: str | None = Field(None, description="The same of the keys service")
+    public_registry_url: str | None = Field(None, description="The same of the registry")
     webhook_origins: str = Field(
         "",
         description="Origins to which webhooks may be sent, with commas between: https://hooks.example.org, or with a "
@@ -74,6 +79,16 @@ class CoordinatorSettings(ServiceSettings):
     def own_origin(self) -> str:
         """The address by which people reach the API and the dashboard."""
         return self.public_url or self.coordinator_url
+
+    @property
+    def site_urls(self) -> dict[str, str]:
+        """Where sites reach the services, by name."""
+        return {
+            "coordinator": self.public_url or self.coordinator_url,
+            "aggregator": self.public_aggregator_url or self.aggregator_url,
+            "keys": self.public_keys_url or self.keys_url,
+            "registry": self.public_registry_url or self.registry_url,
+        }
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:

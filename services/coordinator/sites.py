@@ -9,6 +9,7 @@ from undersong.services.coordinator.domain.sites import SiteFacts, lacks_dataset
 from undersong.services.coordinator.domain.tasks import SiteTask
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.moves import move
+from undersong.services.coordinator.repository.audit_log import note
 from undersong.services.coordinator.repository.rounds import RoundRepository
 from undersong.services.coordinator.repository.sites import EVERY_SITE, Site, SiteFilter, SiteRepository
 from undersong.services.coordinator.repository.tasks import TaskRepository
@@ -50,6 +51,7 @@ class Sites:
                 created_at=await tx.now(),
             )
             await sites.add(site)
+            await note(tx, person, "site.create", site.id, site.federation_id, name=name, owner=owner)
             return site_view(site, site.created_at)
 
         return await self._database.run("site.create", once(work))
@@ -144,6 +146,8 @@ class Sites:
             sites = SiteRepository(tx)
             site = await sites.get(site_id, lock=True)
             person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
+            if not site.suspended:
+                await note(tx, person, "site.suspend", site.id, site.federation_id, name=site.name)
             await sites.set_suspended(site_id, suspended=True)
             for task in await TaskRepository(tx).outstanding_of_site(site_id):
                 await _take_away(tx, task)
@@ -159,6 +163,8 @@ class Sites:
             sites = SiteRepository(tx)
             site = await sites.get(site_id, lock=True)
             person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
+            if site.suspended:
+                await note(tx, person, "site.resume", site.id, site.federation_id, name=site.name)
             await sites.set_suspended(site_id, suspended=False)
             tx.session.expire_all()
             return site_view(await sites.get(site_id), await tx.now() - self._lease)

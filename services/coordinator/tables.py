@@ -292,6 +292,22 @@ class TokenRow(Base):
     sign_on: Mapped[bool] = mapped_column(server_default=text("false"))  # made by a sign-on, not by hand
 
 
+class AuditEntryRow(Base):
+    """Append only: who changed what about sites, people and their rights; `federation_id` of null: the platform."""
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (Index("ix_audit_entries_federation_id_id", "federation_id", "id"),)
+
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime())
+    actor_id: Mapped[str] = mapped_column(Id)
+    actor: Mapped[str] = mapped_column(Title)
+    action: Mapped[str] = mapped_column(Word)
+    subject: Mapped[str] = mapped_column(Id)
+    federation_id: Mapped[str | None] = mapped_column(Id)
+    data: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+
+
 class SignInFailureRow(Base):
     """Failed sign-ins at the dashboard from one address (for IPv6, one network of 64 bits)."""
 

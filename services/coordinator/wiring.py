@@ -16,6 +16,7 @@ from undersong.services.coordinator.gauges import Gauges
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.log_heads import LogHeads
+from undersong.services.coordinator.membership import Membership
 from undersong.services.coordinator.peers.aggregator import Aggregator
 from undersong.services.coordinator.peers.issuer import Issuer, Registration
 from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
@@ -89,8 +90,9 @@ def _lifespan(
             app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
             app.state.auditing = Auditing(keys, registry, identity)
+            app.state.membership = Membership(database, keys, settings.site_urls, settings.ca_file)
             app.state.datasheets = Datasheets(database, registry, keys, identity)
-            app.state.dashboard = _dashboard(settings, use_cases, sealer, app.state.auditing, app.state.datasheets)
+            app.state.dashboard = _dashboard(settings, use_cases, sealer, app)
             loops = (
                 notifier.run(),
                 Relay(database, streams, notifier=notifier).run(),
@@ -174,9 +176,7 @@ def _timing(settings: CoordinatorSettings) -> Timing:
     return Timing(heartbeat_s=settings.heartbeat_s, lease_s=settings.lease_s)
 
 
-def _dashboard(
-    settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, auditing: Auditing, datasheets: Datasheets
-) -> Dashboard:
+def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Sealer, app: FastAPI) -> Dashboard:
     origin = settings.own_origin
     source = CoordinatorSource(
         use_cases.jobs,
@@ -187,10 +187,11 @@ def _dashboard(
         use_cases.federations,
         use_cases.sites,
         use_cases.accounts,
-        auditing,
-        datasheets,
+        app.state.auditing,
+        app.state.datasheets,
         use_cases.operations,
         lambda: () if use_cases.notifier.answering else ("redis",),
+        app.state.membership,
     )
     secure = origin.startswith("https://")
     return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure, use_cases.sign_on)

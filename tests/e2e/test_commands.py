@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import tomllib
@@ -332,6 +333,32 @@ def test_a_lost_site_enrols_again_and_goes_on(shell: Shell, watched: subprocess.
     assert asked == answered >= 2, part  # two rounds of training, and perhaps the first model
     assert refused == 0, part
     assert "new token" in shell.run("site", "re-enroll", "east side").stdout
+
+
+def test_an_invited_site_takes_part_once_its_key_is_approved(
+    shell: Shell, watched: subprocess.CompletedProcess[str]
+) -> None:
+    """From its start kit alone; the operator compares the key's fingerprint with the one in the agent's log."""
+    assert "site approve west" in shell.run("site", "invite", "west").stdout
+    assert "exists" in shell.run("site", "invite", "west", code=1).stderr
+    assert "no key of west waits" in shell.run("site", "approve", "west", code=1).stderr
+    with tarfile.open(shell.folder / "undersong-west.tar.gz") as archive:
+        archive.extractall(shell.folder, filter="data")
+    shell.agent("undersong-west")
+    until(lambda: shell.json("site", "invitations", "west")[0]["state"] == "waiting", "its key waits")
+    key = shell.json("site", "invitations", "west")[0]["fingerprint"]
+    until(lambda: key in (shell.folder / "undersong-west.log").read_text(), "the site tells its key")
+    refused = shell.run("site", "approve", "west", "--fingerprint", "0" * 64, code=1).stderr
+    assert "do not approve it" in refused
+    shell.run("site", "approve", "west", "--fingerprint", key[:16])
+    until(lambda: "online" in shell.run("site", "show", "west").stdout, "it is there")
+    assert "valid" in shell.run("site", "certificates", "west").stdout
+    shell.run("site", "suspend", "west")
+    shell.run("site", "resume", "west")
+    told = [(entry["action"], entry["data"].get("name")) for entry in shell.json("changes")]
+    made = [(f"site.{what}", "west") for what in ("resume", "suspend", "invite", "create")]
+    assert [each for each in told if each[1] == "west"] == made
+    shell.agents.pop("undersong-west").terminate()
 
 
 def test_printed_commands_can_be_copied(shell: Shell) -> None:

@@ -117,6 +117,9 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             _webhook(stage)
             _job(stage)
             _schedule(stage)
+            stage.ids["invitation_id"] = stage.made(
+                "coordinator", "keys", "POST", "/v1/invitations", json=invitation(stage.ids)
+            )["id"]
             _version(stage)
             yield stage
         finally:
@@ -182,6 +185,11 @@ def _schedule(stage: Stage) -> None:
     """A schedule whose time comes once a year."""
     body = {"document": job(stage.ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"}
     stage.ids["schedule_id"] = stage.made("scientist", "coordinator", "POST", "/v1/schedules", json=body)["id"]
+
+
+def invitation(ids: dict[str, str]) -> dict[str, Any]:
+    """What the coordinator asks the keys service for when a person invites a site."""
+    return {"site_id": ids["site_id"], "federation_id": ids["federation_id"], "invited_by": "root"}
 
 
 def job(federation: str, name: str) -> dict[str, Any]:

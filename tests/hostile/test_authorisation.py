@@ -13,7 +13,7 @@ import pytest
 from tests.hostile.fuzzing import OPENAPI, check_problem
 from tests.hostile.matrix import render
 from tests.hostile.policy import ANYONE, POLICY, allowed
-from tests.hostile.stage import BINARY, HOOK, SERVICES, Stage, job, profile, staged
+from tests.hostile.stage import BINARY, HOOK, SERVICES, Stage, invitation, job, profile, staged
 from undersong.local.forks import Forks
 from undersong.shared.identity.digests import content_digest
 
@@ -57,6 +57,9 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/jobs": job(ids["federation_id"], "one more"),
         "POST /v1/jobs/{job_id}/clones": {"changes": {"name": "once more"}},
         "POST /v1/schedules": {"document": job(ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"},
+        "POST /v1/sites/{site_id}/invitations": {"expires_in_s": 600},
+        "POST /v1/invitations": invitation(ids),
+        "POST /v1/invitations/{invitation_id}/approvals": {"fingerprint": "0" * 64},
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
         "POST /v1/tokens": {"name": "mine"},
         "POST /v1/sign-on/tokens": {"handle": "00"},
@@ -194,7 +197,7 @@ def with_ids(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 IDS = (
     "federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid",
-    "digest", "webhook_id", "delivery_id", "schedule_id",
+    "digest", "webhook_id", "delivery_id", "schedule_id", "invitation_id",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from undersong.cli import (
     jobs,
     ledgers,
     login,
+    membership,
     models,
     owners,
     platform,
@@ -58,6 +59,12 @@ app.command("datasheet")(privacy_documents.datasheet)
 app.command("datamap")(privacy_documents.datamap)
 app.command("login")(login.login)
 app.command("api")(api.api)
+app.command("changes")(membership.changes)
+sites.app.command()(membership.invite)
+sites.app.command()(membership.invitations)
+sites.app.command()(membership.approve)
+sites.app.command()(membership.certificates)
+sites.app.command()(membership.resume)
 app.add_typer(federations.app, name="federation")
 app.add_typer(sites.app, name="site")
 app.add_typer(agents.app, name="agent")

@@ -436,6 +436,37 @@ class AsyncClient:
         """Create a single-use token with which a site's agent or a service enrols (operator)."""
         return await self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
 
+    async def invite_site(self, site_id: str, expires_in_s: int = 86_400) -> t.SiteInvitation:
+        """Make a single-use enrolment token for a site, also for one that lost its key (admin).
+
+        The coordinator asks the keys service for it; where `needs_approval`, an operator approves the site's key.
+        """
+        return await self.send(calls.invite_site(site_id, expires_in_s))
+
+    async def invitations(self, site_id: str | None = None) -> list[t.Invitation]:
+        """Return the invitations of a site or of all, with the keys that wait for approval (operator)."""
+        return await self.all(lambda after: calls.invitations(site_id, after))
+
+    async def approve_invitation(self, invitation_id: str, fingerprint: str) -> t.Invitation:
+        """Approve the key with this fingerprint, which was compared with the site's own (operator). Idempotent."""
+        return await self.send(calls.approve_invitation(invitation_id, fingerprint))
+
+    async def site_certificates(self, site_id: str) -> list[t.SiteCertificate]:
+        """Return a site's certificates with their ends, the last first."""
+        return (await self.send(calls.site_certificates(site_id))).items
+
+    async def audit_entries(self, most: int = 100) -> list[t.AuditEntry]:
+        """Return the newest changes to sites, people and their rights, at most `most` (admin, auditor)."""
+        found: list[t.AuditEntry] = []
+        after = None
+        while len(found) < most:
+            page = await self.send(calls.audit_entries(after))
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found[:most]
+
     # evidence
 
     async def evidence(self, subject: str) -> Evidence:

@@ -91,6 +91,21 @@ def unsuspend_site(site_id: str) -> Call[dict[str, Any]]:
     return Call("coordinator", "DELETE", f"/sites/{_id(site_id)}/suspension", dict[str, Any])
 
 
+def invite_site(site_id: str, expires_in_s: int) -> Call[t.SiteInvitation]:
+    """Make a single-use enrolment token for a site."""
+    return _post("coordinator", f"/sites/{_id(site_id)}/invitations", t.SiteInvitation, {"expires_in_s": expires_in_s})
+
+
+def site_certificates(site_id: str) -> Call[t.Page[t.SiteCertificate]]:
+    """Return a site's certificates."""
+    return _get("coordinator", f"/sites/{_id(site_id)}/certificates", t.Page[t.SiteCertificate])
+
+
+def audit_entries(after: str | None = None) -> Call[t.Page[t.AuditEntry]]:
+    """Return what people changed, newest first."""
+    return _get("coordinator", "/audit-entries", t.Page[t.AuditEntry], after=after)
+
+
 # coordinator: webhooks
 
 
@@ -317,6 +332,16 @@ def create_enrolment_token(
     """Return a single-use token with which a site's agent or a service enrols (operator)."""
     body = {"kind": kind, "name": name, "federation_id": federation_id, "expires_in_s": expires_in_s}
     return _post("keys", "/enrolment-tokens", t.EnrolmentToken, {k: v for k, v in body.items() if v is not None})
+
+
+def invitations(site_id: str | None = None, after: str | None = None) -> Call[t.Page[t.Invitation]]:
+    """Return the invitations of a site or of all (operator)."""
+    return _get("keys", "/invitations", t.Page[t.Invitation], site_id=site_id, after=after)
+
+
+def approve_invitation(invitation_id: str, fingerprint: str) -> Call[t.Invitation]:
+    """Approve the key that asked under an invitation (operator)."""
+    return _post("keys", f"/invitations/{_id(invitation_id)}/approvals", t.Invitation, {"fingerprint": fingerprint})
 
 
 def certificate(keyid: str) -> Call[dict[str, Any]]:

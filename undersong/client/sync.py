@@ -431,6 +431,37 @@ class Client:
         """Create a single-use token with which a site's agent or a service enrols (operator)."""
         return self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
 
+    def invite_site(self, site_id: str, expires_in_s: int = 86_400) -> t.SiteInvitation:
+        """Make a single-use enrolment token for a site, also for one that lost its key (admin).
+
+        The coordinator asks the keys service for it; where `needs_approval`, an operator approves the site's key.
+        """
+        return self.send(calls.invite_site(site_id, expires_in_s))
+
+    def invitations(self, site_id: str | None = None) -> list[t.Invitation]:
+        """Return the invitations of a site or of all, with the keys that wait for approval (operator)."""
+        return self.all(lambda after: calls.invitations(site_id, after))
+
+    def approve_invitation(self, invitation_id: str, fingerprint: str) -> t.Invitation:
+        """Approve the key with this fingerprint, which was compared with the site's own (operator). Idempotent."""
+        return self.send(calls.approve_invitation(invitation_id, fingerprint))
+
+    def site_certificates(self, site_id: str) -> list[t.SiteCertificate]:
+        """Return a site's certificates with their ends, the last first."""
+        return self.send(calls.site_certificates(site_id)).items
+
+    def audit_entries(self, most: int = 100) -> list[t.AuditEntry]:
+        """Return the newest changes to sites, people and their rights, at most `most` (admin, auditor)."""
+        found: list[t.AuditEntry] = []
+        after = None
+        while len(found) < most:
+            page = self.send(calls.audit_entries(after))
+            found += page.items
+            after = page.next
+            if after is None:
+                break
+        return found[:most]
+
     # evidence
 
     def evidence(self, subject: str) -> Evidence:

@@ -482,6 +482,52 @@ class EnrolmentToken(Answer):
     expires_at: datetime
 
 
+class SiteInvitation(Answer):
+    """A site's enrolment token, shown once; `needs_approval`: an operator approves the key that uses it."""
+
+    id: str
+    site_id: str
+    token: str
+    expires_at: datetime
+    needs_approval: bool = True
+
+
+class Invitation(Answer):
+    """An invitation at the keys service; `fingerprint` is of the key that asked for a certificate."""
+
+    id: str
+    site_id: str
+    federation_id: str | None = None
+    invited_by: str = ""
+    state: str
+    fingerprint: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class SiteCertificate(Answer):
+    """A site's certificate; `state` is valid, due, ends-soon, ended or revoked."""
+
+    keyid: str
+    state: str
+    not_before: datetime
+    not_after: datetime
+    revoked_at: datetime | None = None
+    reason: str | None = None
+
+
+class AuditEntry(Answer):
+    """Who changed what about sites, people and their rights."""
+
+    id: str
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    federation_id: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
 class Authority(Answer):
     """The federation's certificate authority."""
 

@@ -10,6 +10,7 @@ from undersong.services.coordinator.api import (
     evidence,
     federations,
     jobs,
+    membership,
     operations,
     schedules,
     sign_on,
@@ -36,7 +37,7 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
     async def root() -> RedirectResponse:
         return RedirectResponse(dashboard_router.prefix, 307)
 
-    people = (accounts, sign_on)
+    people = (membership, accounts, sign_on)
     modules = (federations, jobs, comparisons, schedules, events, tasks, *people, evidence, operations, webhooks)
     routers = [module.router for module in modules]
     app = create_app(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from undersong.services.coordinator.views.membership import certificate_state
 from undersong.shared.sections import Section
 
 
@@ -17,6 +18,7 @@ class Key:
     until: datetime
     revoked_at: datetime | None
     earlier: int  # certificates that it had before
+    subject: str = ""  # the site's id, or the service's name
 
     @property
     def rotates_at(self) -> datetime:
@@ -24,11 +26,13 @@ class Key:
         return self.until - (self.until - self.since) / 3
 
     def state(self, now: datetime) -> str:
-        """Return one of revoked, ended, due (it should have been renewed an hour ago), valid."""
+        """Return one of revoked, ended, ends soon, due (it should have been renewed an hour ago), valid."""
         if self.revoked_at is not None:
             return "revoked"
         if now >= self.until:
             return "ended"
+        if certificate_state(self.since, self.until, None, now) == "ends-soon":
+            return "ends soon"
         return "due" if now > self.rotates_at + timedelta(hours=1) else "valid"
 
 

@@ -16,6 +16,7 @@ from undersong.services.coordinator.dashboard import (
     schedule_pages,
     session,
     sign_on_pages,
+    site_pages,
     submit_pages,
 )
 from undersong.services.coordinator.dashboard.rendering import HEADERS
@@ -37,6 +38,7 @@ router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema
 router.include_router(job_pages.router)
 router.include_router(plot_files.router)
 router.include_router(schedule_pages.router)
+router.include_router(site_pages.router)
 router.include_router(submit_pages.router)
 router.include_router(sign_on_pages.router)
 
@@ -123,13 +125,6 @@ async def steer_job(
 async def round_page(round_id: str, visitor: Visitor) -> Response:
     """Return one round."""
     return visitor.show("round.html", "Jobs", page=await visitor.view.round(round_id))
-
-
-@router.get("/sites")
-async def sites_page(visitor: Visitor) -> Response:
-    """Return the sites and how they are."""
-    sites, comparisons = await visitor.view.sites(), await visitor.view.comparisons()
-    return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons)
 
 
 @router.get("/models")

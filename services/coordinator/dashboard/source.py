@@ -14,6 +14,7 @@ from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.clones import Clones
 from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
+from undersong.services.coordinator.dashboard.member_view import MemberView
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ScheduleAct, ViewModel
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -32,6 +33,7 @@ from undersong.services.coordinator.federations import Federations
 from undersong.services.coordinator.job_comparisons import JobComparisons
 from undersong.services.coordinator.job_timelines import ANSWER_EVENTS, JobTimelines
 from undersong.services.coordinator.jobs import Jobs
+from undersong.services.coordinator.membership import Membership
 from undersong.services.coordinator.operations import Act, Operations
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.repository.jobs import JobFilter
@@ -76,6 +78,7 @@ class CoordinatorSource:
     datasheets: Datasheets
     operations: Operations
     degraded: Callable[[], tuple[str, ...]]
+    membership: Membership
 
     async def view(self, token: str) -> ViewModel | None:
         """Return the view of the person whose API token this is; None when the token is not valid.
@@ -95,6 +98,12 @@ class CoordinatorViewModel:
     source: CoordinatorSource
     person: Principal
     name: str
+
+    @property
+    def members(self) -> MemberView:
+        """Return what the person may see and do about sites and people."""
+        of = self.source
+        return MemberView(self.person, of.accounts, of.federations, of.sites, of.membership, of.auditing)
 
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""

@@ -379,6 +379,7 @@ def keys(found: Sequence[CertificateFacts], sites: Mapping[str, str]) -> tuple[K
             until=newest.not_after,
             revoked_at=newest.revoked_at,
             earlier=len(items) - 1,
+            subject=name,
         )
         made.append(key)
     return tuple(sorted(made, key=lambda key: (key.kind != "service", key.party)))

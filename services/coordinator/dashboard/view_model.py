@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from fastapi import Request
 
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.member_view import MemberView
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
     JobItem,
@@ -46,6 +47,10 @@ class ViewModel(Protocol):
     """One person's view. Calls raise NotFound for what the person may not see, Forbidden for what they may not do."""
 
     name: str
+
+    @property
+    def members(self) -> MemberView:
+        """Return what the person may see and do about sites and people."""
 
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""

@@ -36,6 +36,11 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "caution": ("warn", "!"),
     "valid": ("good", "✓"),
     "due": ("warn", "!"),
+    "ends soon": ("warn", "!"),
+    "waiting": ("warn", "◌"),
+    "confirmed": ("good", "✓"),
+    "withdrawn": ("calm", "⊘"),
+    "in force": ("good", "✓"),
     "ended": ("bad", "✕"),
     "revoked": ("bad", "⊘"),
 }

@@ -30,6 +30,15 @@ class CertificateFacts(Answer):
     reason: str | None = None
 
 
+class NewInvitation(Answer):
+    """A site's enrolment token; `needs_approval`: an operator approves the key that uses it."""
+
+    id: str
+    token: str
+    expires_at: datetime
+    needs_approval: bool
+
+
 class _Directory(Answer):
     items: list[CertificateFacts]
     next: str | None = None
@@ -121,6 +130,29 @@ class KeysDirectory(Peer):
                 break
             after = page.next
         return found
+
+    async def invite(
+        self, site_id: str, federation_id: str, invited_by: str, expires_in_s: int, key: str
+    ) -> NewInvitation:
+        """Return an enrolment token for a site; with the same key, the same token."""
+        body = {"site_id": site_id, "federation_id": federation_id, "invited_by": invited_by}
+        answer = await self._call(Call("POST", "/v1/invitations", key=key, json={**body, "expires_in_s": expires_in_s}))
+        try:
+            return NewInvitation.model_validate(answer)
+        except ValidationError as error:
+            raise PartyAway("The invitation that the keys service gave is not understood.", retry_after_s=2) from error
+
+    async def certificates_of(self, name: str) -> list[CertificateFacts]:
+        """Return what the directory knows of every certificate that a site ever had."""
+        found: list[CertificateFacts] = []
+        after = ""
+        while True:
+            params = {"name": name, "limit": "100"} | ({"after": after} if after else {})
+            page = _Directory.model_validate(await self._call(Call("GET", "/v1/certificates", params=params)))
+            found += page.items
+            if page.next is None:
+                return found
+            after = page.next
 
     async def certificates(self, name: str) -> list[str]:
         """Return every certificate that a site (by id) or service ever had, as PEM."""

@@ -1,10 +1,10 @@
 """Invitations over HTTP: made by the coordinator, approved by operators."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from undersong.services.keys.api.certificates import Body, Operator
 from undersong.services.keys.domain import Invitation, InvitationsOff, InvitationUnknown, KeyNotWaiting, fingerprint_of
@@ -19,7 +19,7 @@ from undersong.shared.web.paging import After, Limit, Listing
 from undersong.shared.web.problems import problems
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-_EXAMPLE = {"site_id": "site_01k5", "federation_id": "fed_01k5", "invited_by": "ada"}
+_EXAMPLE: Final[dict[str, JsonValue]] = {"site_id": "site_01k5", "federation_id": "fed_01k5", "invited_by": "ada"}
 InvitationId = Annotated[str, Path(max_length=64, description="An invitation.")]
 Coordinator = Annotated[Party, Depends(service_party("coordinator"))]
 router = APIRouter(prefix="/v1/invitations", tags=["enrolment"])

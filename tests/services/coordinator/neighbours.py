@@ -29,6 +29,8 @@ class Neighbours:
     away: bool = False
     sites: dict[str, int] = field(default_factory=dict)
     keys_away: bool = False
+    certificates: list[dict[str, Any]] = field(default_factory=list)
+    invitations: dict[str, dict[str, Any]] = field(default_factory=dict)
     log_size: int = 7
     loss: float = 0.5
     epoch: int = 1
@@ -43,6 +45,21 @@ class Neighbours:
             return self._problem(503, "away")
         commitment = hashlib.sha256(request.path_params["id"].encode()).hexdigest()
         return JSONResponse({"commitment": commitment, "epoch": self.epoch}, 201)
+
+    async def invite(self, request: Request) -> JSONResponse:
+        if self.keys_away:
+            return self._problem(503, "away")
+        key = request.headers["idempotency-key"]
+        made = {"id": f"tok_{len(self.invitations)}", "token": "use_" + secrets.token_urlsafe(32)}
+        made |= {"expires_at": "2099-01-01T00:00:00Z", "needs_approval": True, "asked": await request.json()}
+        return JSONResponse(self.invitations.setdefault(key, made), 201)
+
+    async def directory(self, request: Request) -> JSONResponse:
+        if self.keys_away:
+            return self._problem(503, "away")
+        name = request.query_params.get("name")
+        found = [each for each in self.certificates if name in (None, each["name"])]
+        return JSONResponse({"items": found, "next": None})
 
     async def head(self, request: Request) -> JSONResponse:
         if self.keys_away:
@@ -60,6 +77,8 @@ class Neighbours:
     def application(self) -> Starlette:
         routes = [
             Route("/v1/log/head", self.head, methods=["GET"]),
+            Route("/v1/invitations", self.invite, methods=["POST"]),
+            Route("/v1/certificates", self.directory, methods=["GET"]),
             Route("/v1/rounds/{id}", self.put_round, methods=["PUT"]),
             Route("/v1/rounds/{id}", self.get_round, methods=["GET"]),
             Route("/v1/rounds/{id}/nonce-commitments", self.commit, methods=["POST"]),

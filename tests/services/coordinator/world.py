@@ -17,12 +17,14 @@ from sqlalchemy import text
 from tests.databases import prepare
 from tests.services.coordinator.neighbours import Neighbours
 from undersong.services.coordinator.api.app import application
+from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.conductor import Conductor
 from undersong.services.coordinator.dashboard.source import CoordinatorSource, CoordinatorViewModel
 from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.leases import Timing
+from undersong.services.coordinator.membership import Membership
 from undersong.services.coordinator.peers.aggregator import Aggregator
-from undersong.services.coordinator.peers.keys import Keys
+from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
 from undersong.services.coordinator.rounds import Rounds
 from undersong.services.coordinator.tables import common
@@ -182,17 +184,17 @@ class World:
         return list((await self.admin.get(f"/v1/jobs/{job_id}/participation")).json()["items"])
 
     def view(self) -> CoordinatorViewModel:
-        """The dashboard of an administrator; evidence and certificates are not there."""
+        """The dashboard of an administrator; datasheets are not there."""
         return CoordinatorViewModel(self.source(), Principal("usr_x", "Ada", (Grant(Role.ADMIN),)), "Ada")
 
     def source(self) -> CoordinatorSource:
-        """What opens dashboards, without evidence and certificates."""
+        """What opens dashboards, without datasheets."""
         cases, nothing = self.use_cases, cast("Any", None)
         return CoordinatorSource(
             cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.schedules,
             cases.federations, cases.sites,
-            cases.accounts, nothing,
-            Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple,
+            cases.accounts, self.app.state.auditing,
+            Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple, self.app.state.membership,
         )  # fmt: skip
 
     async def flush(self) -> None:
@@ -264,6 +266,9 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
         use_cases = build_use_cases(database, notifier, sealer, registry, TIMING, app.state.stopping)
         app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
         app.state.verifier = PartyVerifier(authority.certificate, "coordinator", SqlNonces(database), NoRevocations())
+        urls = {name: f"http://{name}" for name in ("coordinator", "aggregator", "keys", "registry")}
+        app.state.membership = Membership(database, KeysDirectory(others), urls, None)
+        app.state.auditing = Auditing(KeysDirectory(others), registry, lambda: coordinator)
         conductor = Conductor(
             database, Rounds(database, lambda: coordinator, TIMING, 600.0), Aggregator(others), registry, Keys(others)
         )

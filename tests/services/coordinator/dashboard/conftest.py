@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from tests.services.coordinator.dashboard.members import PlainMembers
 from tests.shared.statistics.hospitals import SITES, federate, hospital
 from tests.shared.transparency.sheets import exact, noisy, sheet
 from undersong.services.coordinator.dashboard import Dashboard, router
@@ -270,6 +271,10 @@ class FakeViewModel:
         self.steered.append((job_id, action))
         state = {"pause": "paused", "resume": "running", "cancel": "cancelled"}[action]
         self.all_jobs = [replace(j, state=state) if j.id == job_id else j for j in self.all_jobs]
+
+    @property
+    def members(self) -> PlainMembers:
+        return PlainMembers(self.now_)
 
     async def schedules(self) -> list[ScheduleView]:
         return self.all_schedules

@@ -154,7 +154,7 @@ async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, vi
     view.all_jobs, view.all_rounds, view.all_sites, view.all_releases = [], [], [], []
     assert "undersong federation create" in (await browser.get(ROOT)).text
     assert "undersong job submit" in (await browser.get(f"{ROOT}/jobs")).text
-    assert "undersong site enroll" in (await browser.get(f"{ROOT}/sites")).text
+    assert "undersong site invite" in (await browser.get(f"{ROOT}/sites")).text
     assert "undersong job submit" in (await browser.get(f"{ROOT}/models")).text
 
 

@@ -1,0 +1,80 @@
+"""The page of sites: how they are, and the forms that invite, suspend and resume them."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from undersong.services.coordinator.dashboard import session
+from undersong.services.coordinator.dashboard.member_view import SiteAct
+from undersong.services.coordinator.dashboard.rendering import HEADERS
+from undersong.services.coordinator.dashboard.visits import PageRoute, Visit, Visitor
+from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.views.members import SiteView
+from undersong.services.coordinator.views.membership import NewInvitationView
+from undersong.shared.errors import Invalid
+
+router = APIRouter(route_class=PageRoute)
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_TOKEN: TypeAdapter[str] = TypeAdapter(Annotated[str, StringConstraints(pattern=r"^use_[A-Za-z0-9_-]{20,100}$")])
+
+
+@router.get("/sites")
+async def sites_page(visitor: Visitor) -> Response:
+    """Return the sites and how they are."""
+    sites, comparisons = await visitor.view.sites(), await visitor.view.comparisons()
+    members = await visitor.view.members.page()
+    return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons, members=members)
+
+
+@router.post("/sites/invitations")
+async def invite_new_site(request: Request, visitor: Visitor) -> Response:
+    """Make a site and show its enrolment token, this once."""
+    form = await _checked(request, visitor)
+    try:
+        name, owner = _NAME.validate_python(form.get("name", "").strip()), form.get("owner", "").strip()[:200]
+    except ValidationError as error:
+        raise Invalid("A site has a name of 1 to 200 letters.") from error
+    return _invited(visitor, *await visitor.view.members.invite_new(form.get("federation", "")[:64], name, owner))
+
+
+@router.post("/sites/{site_id}/invitations")
+async def invite_site_again(site_id: str, request: Request, visitor: Visitor) -> Response:
+    """Show a new enrolment token for a site that lost its key or its token."""
+    await _checked(request, visitor)
+    return _invited(visitor, *await visitor.view.members.invite(site_id))
+
+
+@router.post("/sites/{site_id}/kit")
+async def start_kit(site_id: str, request: Request, visitor: Visitor) -> Response:
+    """Return the start kit around a token that was shown just now: the form sends it back, for it is stored nowhere."""
+    form = await _checked(request, visitor)
+    try:
+        told = {"id": "", "site_id": site_id, "token": _TOKEN.validate_python(form.get("token", ""))}
+        told |= {"expires_at": form.get("expires_at", ""), "needs_approval": form.get("needs_approval", "true")}
+        invitation = NewInvitationView.model_validate(told)
+    except ValidationError as error:
+        raise Invalid("The form holds no enrolment token: invite the site again.") from error
+    kit = await visitor.view.members.kit(invitation)
+    headers = {**HEADERS, "content-disposition": f'attachment; filename="{kit.ascii_name}"'}
+    return Response(kit.archive(), media_type="application/gzip", headers=headers)
+
+
+@router.post("/sites/{site_id}/{act}")
+async def steer_site(site_id: str, act: SiteAct, request: Request, visitor: Visitor) -> Response:
+    """Suspend or resume, then show the sites again."""
+    await _checked(request, visitor)
+    await visitor.view.members.steer_site(site_id, act)
+    return RedirectResponse(f"{session.PATH}/sites", 303, HEADERS)
+
+
+async def _checked(request: Request, visitor: Visit) -> Mapping[str, str]:
+    form = await session.form_of(request)
+    visitor.session.check(form)
+    return form
+
+
+def _invited(visitor: Visit, site: SiteView, invitation: NewInvitationView) -> Response:
+    return visitor.show("invited.html", "Sites", site=site, invitation=invitation)
