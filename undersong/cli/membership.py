@@ -48,7 +48,7 @@ def invite(
         common.print_json({"site": site.model_dump(mode="json"), "kit": str(file), "invitation": told})
         return
     common.console.print(f"site {site.name} ({site.id}) is invited; its start kit is {file}", markup=False)
-    line = f"the kit holds one secret, the enrolment token: good once, until {made.expires_at:%Y-%m-%d %H:%M} UTC"
+    line = f"the kit holds one secret, the enrolment token: single-use, until {made.expires_at:%Y-%m-%d %H:%M} UTC"
     common.console.print(line, markup=False)
     common.next_step("send it to the site over a channel that you trust; README.txt in it has the commands")
     if made.needs_approval:
