@@ -1,6 +1,8 @@
-"""Query parameters that an operation does not have are refused: a misspelt filter would give a list without it."""
+"""Query parameters that an operation does not have are refused: a misspelt filter would give a list without it.
 
-from typing import Any, Final
+Pages and their files, which are not under /v1, take any: files carry a version, and issuers that answer a browser
+add parameters of their own (RFC 6749, section 4.1.2).
+"""
 
 from fastapi import Request
 from fastapi.dependencies.utils import get_flat_params
@@ -9,16 +11,15 @@ from fastapi.routing import APIRoute
 
 from undersong.shared.errors import FieldError
 from undersong.shared.names import hint
+from undersong.shared.web.observe import route_template
 from undersong.shared.web.problems import RequestInvalid
-
-ANY_QUERY: Final[dict[str, Any]] = {"x-any-query": True}
-"""`openapi_extra` of a route to which others send parameters that it does not name."""
 
 
 async def only_known_queries(request: Request) -> None:
     """Raise RequestInvalid for parameters that the route does not have, each with its near matches."""
     route = request.scope.get("route")
-    if not request.url.query or not isinstance(route, APIRoute) or route.openapi_extra == ANY_QUERY:
+    operation = route_template(request.scope).startswith("/v1/")
+    if not request.url.query or not isinstance(route, APIRoute) or not operation:
         return
     fields = get_flat_params(route.dependant)
     known = [each.alias for each in fields if getattr(each.field_info, "in_", None) is ParamTypes.query]

@@ -16,7 +16,6 @@ from undersong.services.coordinator.dashboard.view_model import Dashboard
 from undersong.services.coordinator.dashboard.visits import Board, PageRoute, jar_of
 from undersong.services.coordinator.sign_on import FLOW_LASTS, SignOn, mark_of
 from undersong.shared.errors import NotFound, Refusal
-from undersong.shared.web.queries import ANY_QUERY
 
 CALLBACK: Final = f"{session.PATH}/sign-on/callback"
 _MOST_FLOWS: Final = 8  # of one browser; the cookies of more would not fit into a request
@@ -52,7 +51,7 @@ async def begin(request: Request, board: Board, next: str = session.PATH) -> Res
     return answer
 
 
-@router.get("/sign-on/callback", openapi_extra=ANY_QUERY)  # issuers add parameters of their own (RFC 6749, 4.1.2)
+@router.get("/sign-on/callback")
 async def finish(
     request: Request,
     board: Board,

@@ -37,6 +37,8 @@ async def test_a_person_signs_on_and_lands_on_the_page_that_was_wanted(signing: 
     first = await browser.get(f"{ROOT}/keys")
     form = await browser.get(first.headers["location"])
     assert "Sign on with 127.0.0.1:1" in form.text
+    style = form.text.split('rel="stylesheet" href="')[1].split('"')[0]
+    assert (await browser.get(style)).status_code == 200, "files carry a version, which no operation knows"
     answer = await signing.signed_on(browser, f"{ROOT}/jobs")
     assert f'content="0;url={ROOT}/jobs"' in answer.text
     page = await browser.get(f"{ROOT}/jobs")
