@@ -176,14 +176,14 @@ class Scheduler:
             return ScheduledTime(at, ScheduleOutcome.SKIPPED, running, reason)
         once = Once(f"{schedule.id} {at.isoformat()}".replace(" ", "@"), "schedules", "schedule")
         try:
-            person = await self._database.read("schedule.person", lambda tx: _person(tx, schedule.user_id))
+            person = await self._database.read("schedule.person", lambda tx: person_of(tx, schedule.user_id))
             job = await self._jobs.submit(person, schedule.document, once, schedule_id=schedule.id)
         except Answered as answer:
             job = TypeAdapter(JobView).validate_json(answer.body)
         except Unavailable:
             raise
         except Refusal as refusal:
-            return ScheduledTime(at, ScheduleOutcome.REFUSED, reason=_reason(refusal))
+            return ScheduledTime(at, ScheduleOutcome.REFUSED, reason=refusal_in_words(refusal))
         point("coordinator.schedule.submitted")
         return ScheduledTime(at, ScheduleOutcome.SUBMITTED, JobId(job.id))
 
@@ -203,13 +203,13 @@ class Scheduler:
         log.info("schedule.taken", schedule_id=schedule.id, outcome=str(took.outcome), job_id=took.job_id)
 
 
-async def _person(tx: Transaction, user_id: str) -> Principal:
+async def person_of(tx: Transaction, user_id: str) -> Principal:
     """Return the person who made a schedule, with the roles of now."""
     user = await AccountRepository(tx).user(user_id)
     return Principal(user.id, user.name, tuple(Grant(Role(each.role), each.federation_id) for each in user.roles))
 
 
-def _reason(refusal: Refusal) -> str:
+def refusal_in_words(refusal: Refusal) -> str:
     """Return the refusal in a sentence, with its first faults."""
     if not isinstance(refusal, JobInvalid):
         return refusal.detail

@@ -253,6 +253,37 @@ class ScheduleRow(Base):
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
 
 
+class SweepRow(Base):
+    """A job document whose changes become jobs; `open` while one of them waits for its turn."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    federation_id: Mapped[str] = mapped_column(Id, ForeignKey("federations.id"), index=True)
+    name: Mapped[str] = mapped_column(Title)
+    document: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    parallel: Mapped[int]
+    user_id: Mapped[str] = mapped_column(Id, ForeignKey("users.id"))
+    created_by: Mapped[str] = mapped_column(Title)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    epsilon: Mapped[float | None]
+    delta: Mapped[float | None]
+    open: Mapped[bool] = mapped_column(index=True)
+
+
+class SweepJobRow(Base):
+    """One place of a sweep: its changes, and its job or why it was refused."""
+
+    __tablename__ = "sweep_jobs"
+
+    sweep_id: Mapped[str] = mapped_column(Id, ForeignKey("sweeps.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True)
+    changes: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    job_id: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
 class UserRow(Base):
     """A person, or a program that acts for one."""
 

@@ -18,6 +18,7 @@ from undersong.services.coordinator.schedules import Schedules
 from undersong.services.coordinator.sign_on import SignOn
 from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.sites import Sites
+from undersong.services.coordinator.sweeps import Sweeps
 from undersong.services.coordinator.tasks import Tasks
 from undersong.services.coordinator.webhooks import Webhooks
 from undersong.shared.database import Database
@@ -36,6 +37,7 @@ class UseCases:
     timelines: JobTimelines
     clones: Clones
     schedules: Schedules
+    sweeps: Sweeps
     leases: Leases
     tasks: Tasks
     accounts: Accounts
@@ -69,6 +71,7 @@ def build_use_cases(
         timelines=JobTimelines(database),
         clones=Clones(jobs),
         schedules=Schedules(database, jobs),
+        sweeps=Sweeps(database, jobs),
         leases=Leases(database, notifier, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
         accounts=Accounts(database, sealer),

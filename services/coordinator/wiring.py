@@ -26,6 +26,7 @@ from undersong.services.coordinator.schedules import Scheduler
 from undersong.services.coordinator.settings import CoordinatorSettings
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.sign_on import SignOn
+from undersong.services.coordinator.sweeps import SweepRunner
 from undersong.services.coordinator.tables import common
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.services.coordinator.use_cases import UseCases, build_use_cases
@@ -125,9 +126,10 @@ async def run_worker(settings: CoordinatorSettings) -> None:
         keeper = SheetKeeper(database, datasheets, Registry(registry))
         origins, sealer = settings.allowed_origins, Sealer.ensure(settings.seal_key)
         sender = WebhookSender(database, sealer, await stack.enter_async_context(_webhook_client(settings)), origins)
-        scheduler = Scheduler(database, Jobs(database, Registry(registry), timing.lease))
+        jobs = Jobs(database, Registry(registry), timing.lease)
+        submitting = Scheduler(database, jobs), SweepRunner(database, jobs)
         sweeping = TaskSweeper(database, timing), Gauges(database, timing)
-        await work(database, streams, conductor, *sweeping, keeper, sender, scheduler)
+        await work(database, streams, conductor, *sweeping, keeper, sender, *submitting)
 
 
 async def _stand(settings: CoordinatorSettings, database: Database, app: FastAPI, identity: _LateIdentity) -> None:
@@ -184,6 +186,7 @@ def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Seale
         use_cases.timelines,
         use_cases.clones,
         use_cases.schedules,
+        use_cases.sweeps,
         use_cases.federations,
         use_cases.sites,
         use_cases.accounts,

@@ -9,6 +9,7 @@ from undersong.services.coordinator.rounds import JOBS_TOPIC
 from undersong.services.coordinator.schedules import Scheduler
 from undersong.services.coordinator.sheet_keeping import SheetKeeper
 from undersong.services.coordinator.signins import SignIns
+from undersong.services.coordinator.sweeps import SweepRunner
 from undersong.services.coordinator.tasks import TaskSweeper
 from undersong.services.coordinator.webhook_sending import WebhookSender
 from undersong.shared.database import Database
@@ -35,6 +36,7 @@ async def work(
     sheets: SheetKeeper,
     webhooks: WebhookSender,
     scheduler: Scheduler,
+    sweeps: SweepRunner,
 ) -> None:
     """Run until the process is told to stop."""
     sweeper = Sweeper(
@@ -59,7 +61,7 @@ async def work(
     looking = Sweeper(LOOK_EVERY_S, {"sites": gauges.sites})
     keeping = Sweeper(LOOK_EVERY_S, {"datasheets": sheets.sweep}, housekeeping=True)
     sending = Sweeper(SEND_EVERY_S, {"webhooks": webhooks.sweep}, housekeeping=True)
-    submitting = Sweeper(SEND_EVERY_S, {"schedules": scheduler.sweep}, housekeeping=True)
+    submitting = Sweeper(SEND_EVERY_S, {"schedules": scheduler.sweep, "sweeps": sweeps.sweep}, housekeeping=True)
     answered = Sweeper(ANSWERED_EVERY_S, {"answered": conductor.sweep_answered}, when=lambda: streams.failing)
     handlers = {
         JOBS_TOPIC: conductor.on_job,

@@ -120,6 +120,7 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             stage.ids["invitation_id"] = stage.made(
                 "coordinator", "keys", "POST", "/v1/invitations", json=invitation(stage.ids)
             )["id"]
+            _sweep(stage)
             _version(stage)
             yield stage
         finally:
@@ -190,6 +191,16 @@ def _schedule(stage: Stage) -> None:
 def invitation(ids: dict[str, str]) -> dict[str, Any]:
     """What the coordinator asks the keys service for when a person invites a site."""
     return {"site_id": ids["site_id"], "federation_id": ids["federation_id"], "invited_by": "root"}
+
+
+def sweep(federation: str, name: str) -> dict[str, Any]:
+    """A sweep whose jobs wait for sites that never come."""
+    return {"name": name, "document": job(federation, "tried"), "changes": [{"rounds": 1}, {"rounds": 2}]}
+
+
+def _sweep(stage: Stage) -> None:
+    body = sweep(stage.ids["federation_id"], "rounds")
+    stage.ids["sweep_id"] = stage.made("scientist", "coordinator", "POST", "/v1/sweeps", json=body)["id"]
 
 
 def job(federation: str, name: str) -> dict[str, Any]:

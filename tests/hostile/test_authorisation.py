@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.hostile.fuzzing import OPENAPI, check_problem
 from tests.hostile.matrix import render
 from tests.hostile.policy import ANYONE, POLICY, allowed
-from tests.hostile.stage import BINARY, HOOK, SERVICES, Stage, invitation, job, profile, staged
+from tests.hostile.stage import BINARY, HOOK, SERVICES, Stage, invitation, job, profile, staged, sweep
 from undersong.local.forks import Forks
 from undersong.shared.identity.digests import content_digest
 
@@ -28,6 +29,7 @@ LAST = (
     "DELETE /v1/versions/{version_id}",
     "DELETE /v1/webhooks/{webhook_id}",
     "DELETE /v1/schedules/{schedule_id}",
+    "POST /v1/sweeps/{sweep_id}/cancel",
     "DELETE /v1/models/{model_id}/aliases/{alias}",
 )
 """What spoils the stage for others."""
@@ -56,6 +58,8 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/jobs/privacy-plan": job(ids["federation_id"], "fine"),
         "POST /v1/jobs": job(ids["federation_id"], "one more"),
         "POST /v1/jobs/{job_id}/clones": {"changes": {"name": "once more"}},
+        "POST /v1/sweeps/validations": sweep(ids["federation_id"], "fine"),
+        "POST /v1/sweeps": sweep(ids["federation_id"], secrets.token_hex(4)),
         "POST /v1/schedules": {"document": job(ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"},
         "POST /v1/sites/{site_id}/invitations": {"expires_in_s": 600},
         "POST /v1/invitations": invitation(ids),
@@ -197,7 +201,7 @@ def with_ids(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 IDS = (
     "federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid",
-    "digest", "webhook_id", "delivery_id", "schedule_id", "invitation_id",
+    "digest", "webhook_id", "delivery_id", "schedule_id", "sweep_id", "invitation_id",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from undersong.cli import (
     simulations,
     sites,
     stats,
+    sweeps,
     tokens,
     webhooks,
 )
@@ -77,6 +78,7 @@ app.add_typer(models.app, name="model")
 app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(stats.app, name="stats")
+app.add_typer(sweeps.app, name="sweep")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(webhooks.app, name="webhook")

@@ -414,6 +414,45 @@ class AsyncClient:
         """Delete a schedule; its jobs stay. Idempotent."""
         await self.send(calls.delete_schedule(schedule_id))
 
+    async def plan_sweep(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        changes: Sequence[Mapping[str, Any]],
+        *,
+        federation: str | None = None,
+    ) -> t.SweepPlan:
+        """Judge a sweep without making it; ApiError lists every fault of every job."""
+        return await self.send(calls.plan_sweep(name, await self._placed(spec, federation), changes))
+
+    async def create_sweep(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        changes: Sequence[Mapping[str, Any]],
+        *,
+        parallel: int = 2,
+        federation: str | None = None,
+    ) -> t.Sweep:
+        """Make a sweep: for each change, a JSON merge patch, a job; `parallel` of them run at a time.
+
+        `undersong.sweeping` makes changes of grids and of random values.
+        """
+        return await self.send(calls.create_sweep(name, await self._placed(spec, federation), changes, parallel))
+
+    async def sweeps(self, federation: str | None = None) -> list[t.SweepItem]:
+        """Return every sweep of a federation, newest first."""
+        found = await self.federation(federation)
+        return await self.all(lambda after: calls.sweeps(found.id, after))
+
+    async def sweep(self, sweep_id: str) -> t.Sweep:
+        """Return a sweep with its jobs, what each varies, and its newest metrics."""
+        return await self.send(calls.sweep(sweep_id))
+
+    async def cancel_sweep(self, sweep_id: str) -> t.Sweep:
+        """Submit no further job of a sweep, and cancel those that have not ended. Idempotent."""
+        return await self.send(calls.cancel_sweep(sweep_id))
+
     async def authority(self) -> t.Authority:
         """Return the federation's certificate authority."""
         return await self.send(calls.authority())

@@ -172,6 +172,38 @@ def delete_schedule(schedule_id: str) -> Call[dict[str, Any]]:
     return Call("coordinator", "DELETE", f"/schedules/{_id(schedule_id)}", dict[str, Any])
 
 
+# coordinator: sweeps
+
+
+def plan_sweep(name: str, document: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]) -> Call[t.SweepPlan]:
+    """Judge a sweep without making it."""
+    body = {"name": name, "document": dict(document), "changes": list(changes)}
+    return _post("coordinator", "/sweeps/validations", t.SweepPlan, body)
+
+
+def create_sweep(
+    name: str, document: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], parallel: int
+) -> Call[t.Sweep]:
+    """Make a sweep."""
+    body = {"name": name, "document": dict(document), "changes": list(changes), "parallel": parallel}
+    return _post("coordinator", "/sweeps", t.Sweep, body)
+
+
+def sweeps(federation_id: str, after: str | None = None) -> Call[t.Page[t.SweepItem]]:
+    """Return a federation's sweeps, newest first."""
+    return _get("coordinator", f"/federations/{_id(federation_id)}/sweeps", t.Page[t.SweepItem], after=after)
+
+
+def sweep(sweep_id: str) -> Call[t.Sweep]:
+    """Return one sweep with its jobs."""
+    return _get("coordinator", f"/sweeps/{_id(sweep_id)}", t.Sweep)
+
+
+def cancel_sweep(sweep_id: str) -> Call[t.Sweep]:
+    """Submit no further job of a sweep, and cancel those that have not ended."""
+    return _post("coordinator", f"/sweeps/{_id(sweep_id)}/cancel", t.Sweep)
+
+
 # coordinator: jobs
 
 

@@ -409,6 +409,45 @@ class Client:
         """Delete a schedule; its jobs stay. Idempotent."""
         self.send(calls.delete_schedule(schedule_id))
 
+    def plan_sweep(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        changes: Sequence[Mapping[str, Any]],
+        *,
+        federation: str | None = None,
+    ) -> t.SweepPlan:
+        """Judge a sweep without making it; ApiError lists every fault of every job."""
+        return self.send(calls.plan_sweep(name, self._placed(spec, federation), changes))
+
+    def create_sweep(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        changes: Sequence[Mapping[str, Any]],
+        *,
+        parallel: int = 2,
+        federation: str | None = None,
+    ) -> t.Sweep:
+        """Make a sweep: for each change, a JSON merge patch, a job; `parallel` of them run at a time.
+
+        `undersong.sweeping` makes changes of grids and of random values.
+        """
+        return self.send(calls.create_sweep(name, self._placed(spec, federation), changes, parallel))
+
+    def sweeps(self, federation: str | None = None) -> list[t.SweepItem]:
+        """Return every sweep of a federation, newest first."""
+        found = self.federation(federation)
+        return self.all(lambda after: calls.sweeps(found.id, after))
+
+    def sweep(self, sweep_id: str) -> t.Sweep:
+        """Return a sweep with its jobs, what each varies, and its newest metrics."""
+        return self.send(calls.sweep(sweep_id))
+
+    def cancel_sweep(self, sweep_id: str) -> t.Sweep:
+        """Submit no further job of a sweep, and cancel those that have not ended. Idempotent."""
+        return self.send(calls.cancel_sweep(sweep_id))
+
     def authority(self) -> t.Authority:
         """Return the federation's certificate authority."""
         return self.send(calls.authority())

@@ -459,6 +459,51 @@ class Schedule(Answer):
     last: ScheduledTime | None = None
 
 
+class SweepPlan(Answer):
+    """What a sweep would be: how many jobs, what it varies, and what all may cost in privacy."""
+
+    jobs: int
+    parameters: list[str] = []
+    epsilon: float | None = None
+    delta: float | None = None
+    sites: list[str] = []
+
+
+class SweepItem(Answer):
+    """A sweep in a list; `states` counts its jobs."""
+
+    id: str
+    federation_id: str
+    name: str
+    created_by: str = ""
+    created_at: datetime | None = None
+    state: str = ""
+    parallel: int = 1
+    states: dict[str, int] = {}
+
+
+class SweepJob(Answer):
+    """One job of a sweep: what it varies, its state and its newest metrics."""
+
+    place: int
+    values: list[Any] = []
+    state: str = ""
+    job_id: str | None = None
+    reason: str | None = None
+    metrics: dict[str, float] = {}
+
+
+class Sweep(SweepItem):
+    """A sweep with its jobs."""
+
+    document: dict[str, Any] = {}
+    parameters: list[str] = []
+    metrics: list[str] = []
+    epsilon: float | None = None
+    delta: float | None = None
+    jobs: list[SweepJob] = []
+
+
 class User(Answer):
     """A person or program that uses the API."""
 

@@ -14,6 +14,7 @@ from undersong.services.coordinator.api import (
     operations,
     schedules,
     sign_on,
+    sweeps,
     tasks,
     webhooks,
 )
@@ -37,8 +38,9 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
     async def root() -> RedirectResponse:
         return RedirectResponse(dashboard_router.prefix, 307)
 
+    jobs_and_more = (jobs, comparisons, sweeps, schedules, events, tasks)
     people = (membership, accounts, sign_on)
-    modules = (federations, jobs, comparisons, schedules, events, tasks, *people, evidence, operations, webhooks)
+    modules = (federations, *jobs_and_more, *people, evidence, operations, webhooks)
     routers = [module.router for module in modules]
     app = create_app(
         title="Undersong coordinator",

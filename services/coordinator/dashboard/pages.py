@@ -18,6 +18,7 @@ from undersong.services.coordinator.dashboard import (
     sign_on_pages,
     site_pages,
     submit_pages,
+    sweep_pages,
 )
 from undersong.services.coordinator.dashboard.rendering import HEADERS
 from undersong.services.coordinator.dashboard.sign_on_pages import sign_in_form
@@ -41,6 +42,7 @@ router.include_router(schedule_pages.router)
 router.include_router(site_pages.router)
 router.include_router(submit_pages.router)
 router.include_router(sign_on_pages.router)
+router.include_router(sweep_pages.router)
 
 
 @router.get("/static/{name:path}")

@@ -14,6 +14,7 @@ from undersong.services.coordinator.dashboard import assets, plots, wording
 from undersong.services.coordinator.dashboard.comparison import setting
 from undersong.services.coordinator.dashboard.pictures import gauge, timeline
 from undersong.services.coordinator.dashboard.session import PATH
+from undersong.services.coordinator.dashboard.sweep_plot import shown
 from undersong.services.coordinator.dashboard.views import RoundItem
 from undersong.services.coordinator.domain.causes import reason_sentence
 
@@ -53,6 +54,7 @@ def _environment() -> Environment:
         timeline=timeline,
         setting=setting,
         phases=_phases,
+        shown=shown,
         plots=plots,
         root=PATH,
         static=partial(assets.address, PATH),

@@ -39,9 +39,11 @@ from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.schedules import Schedules
 from undersong.services.coordinator.sites import Sites
+from undersong.services.coordinator.sweeps import Sweeps
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, RoundView, round_view
 from undersong.services.coordinator.views.schedules import ScheduleView
+from undersong.services.coordinator.views.sweeps import SweepItemView, SweepView
 from undersong.shared.errors import Forbidden, NotFound
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.web.idempotency import Once
@@ -71,6 +73,7 @@ class CoordinatorSource:
     timelines: JobTimelines
     clones: Clones
     schedules: Schedules
+    sweeps: Sweeps
     federations: Federations
     sites: Sites
     accounts: Accounts
@@ -227,6 +230,20 @@ class CoordinatorViewModel:
             await self.source.schedules.pause(self.person, schedule_id, Once(None))
         else:
             await self.source.schedules.resume(self.person, schedule_id, Once(None))
+
+    async def sweeps(self) -> Sequence[SweepItemView]:
+        """Return the newest sweeps of the person's federations."""
+        federations = await self.source.federations.list(self.person, _BATCH, None)
+        pages = [await self.source.sweeps.list(self.person, each.id, _BATCH, None) for each in federations.items]
+        return [sweep for page in pages for sweep in page.items]
+
+    async def sweep(self, sweep_id: str) -> SweepView:
+        """Return one sweep with its jobs."""
+        return await self.source.sweeps.get(self.person, sweep_id)
+
+    async def cancel_sweep(self, sweep_id: str) -> None:
+        """Cancel a sweep with its jobs."""
+        await self.source.sweeps.cancel(self.person, sweep_id, Once(None))
 
     async def round(self, round_id: str) -> RoundPage:
         """Return one round."""

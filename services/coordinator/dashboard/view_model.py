@@ -29,6 +29,7 @@ from undersong.services.coordinator.sign_on import SignOn
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict
 from undersong.services.coordinator.views.schedules import ScheduleView
+from undersong.services.coordinator.views.sweeps import SweepItemView, SweepView
 from undersong.shared.clock import Clock
 from undersong.shared.identity.sealing import Sealer
 
@@ -90,6 +91,15 @@ class ViewModel(Protocol):
 
     async def steer_schedule(self, schedule_id: str, action: ScheduleAct) -> None:
         """Pause, resume or delete a schedule."""
+
+    async def sweeps(self) -> Sequence[SweepItemView]:
+        """Return the newest sweeps of the person's federations."""
+
+    async def sweep(self, sweep_id: str) -> SweepView:
+        """Return one sweep with its jobs."""
+
+    async def cancel_sweep(self, sweep_id: str) -> None:
+        """Cancel a sweep with its jobs."""
 
     async def round(self, round_id: str) -> RoundPage:
         """Return one round."""

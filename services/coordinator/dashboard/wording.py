@@ -19,6 +19,8 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "online": ("good", "●"),
     "paused": ("warn", "‖"),
     "active": ("good", "●"),
+    "waiting": ("calm", "○"),
+    "left_out": ("calm", "⊘"),
     "submitted": ("good", "✓"),
     "skipped": ("calm", "○"),
     "refused": ("bad", "✕"),

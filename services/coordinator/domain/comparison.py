@@ -58,18 +58,19 @@ def differing(specs: Sequence[Mapping[str, Any]]) -> list[SettingDifference]:
 
     Names are left out: they differ and say nothing.
     """
-    flat = [dict(_leaves({k: v for k, v in spec.items() if k not in _NAMED_ELSEWHERE}, ())) for spec in specs]
+    flat = [dict(leaves({k: v for k, v in spec.items() if k not in _NAMED_ELSEWHERE})) for spec in specs]
     paths = dict.fromkeys(path for leaves in flat for path in leaves)
     found = [SettingDifference(path, tuple(leaves.get(path) for leaves in flat)) for path in paths]
     return [each for each in found if len({_same(value) for value in each.values}) > 1]
 
 
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterable[tuple[str, Any]]:
+    """Yield each value of a document that is no mapping, with its path."""
     if not isinstance(value, Mapping):
         yield pointer(path), value
         return
     for name, inner in value.items():
-        yield from _leaves(inner, (*path, name))
+        yield from leaves(inner, (*path, name))
 
 
 def _same(value: Any) -> tuple[str, Any]:

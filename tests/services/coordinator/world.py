@@ -191,7 +191,7 @@ class World:
         """What opens dashboards, without datasheets."""
         cases, nothing = self.use_cases, cast("Any", None)
         return CoordinatorSource(
-            cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.schedules,
+            cases.jobs, cases.comparisons, cases.timelines, cases.clones, cases.schedules, cases.sweeps,
             cases.federations, cases.sites,
             cases.accounts, self.app.state.auditing,
             Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple, self.app.state.membership,

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.services.coordinator.dashboard.members import PlainMembers
+from tests.services.coordinator.dashboard.sweeps import make_sweep
 from tests.shared.statistics.hospitals import SITES, federate, hospital
 from tests.shared.transparency.sheets import exact, noisy, sheet
 from undersong.services.coordinator.dashboard import Dashboard, router
@@ -52,6 +53,7 @@ from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.views.job_comparisons import ComparedJob, CurveView, JobComparisonView, SettingView
 from undersong.services.coordinator.views.jobs import JobVerdict
 from undersong.services.coordinator.views.schedules import ScheduleView
+from undersong.services.coordinator.views.sweeps import SweepView
 from undersong.shared.errors import FieldError, NotFound, TooMany
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.statistics.results import Result
@@ -197,6 +199,7 @@ class FakeViewModel:
     all_comparisons: list[ComparisonItem] = field(default_factory=list)
     all_releases: list[PublishedVersion] = field(default_factory=list)
     all_schedules: list[ScheduleView] = field(default_factory=lambda: make_schedules())
+    all_sweeps: list[SweepView] = field(default_factory=lambda: [make_sweep()])
     degraded: tuple[str, ...] = ()
     steered: list[tuple[str, str]] = field(default_factory=list)
     beat: int = 7
@@ -281,6 +284,15 @@ class FakeViewModel:
 
     async def steer_schedule(self, schedule_id: str, action: str) -> None:
         self.steered.append((schedule_id, action))
+
+    async def sweeps(self) -> list[SweepView]:
+        return self.all_sweeps
+
+    async def sweep(self, sweep_id: str) -> SweepView:
+        return next(each for each in self.all_sweeps if each.id == sweep_id)
+
+    async def cancel_sweep(self, sweep_id: str) -> None:
+        self.steered.append((sweep_id, "cancel"))
 
     async def round(self, round_id: str) -> RoundPage:
         round_ = next((r for r in self.all_rounds if r.id == round_id), None)

@@ -28,6 +28,8 @@ PAGES = (
     "",
     "/jobs",
     "/schedules",
+    "/sweeps",
+    "/sweeps/swp_1",
     "/jobs/job_01running",
     "/jobs/job_02failed",
     "/jobs/job_01running/timeline",

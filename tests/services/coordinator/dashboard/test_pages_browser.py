@@ -27,7 +27,8 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 PAGES = {"now": "", "jobs": "/jobs", "compare": "/compare?jobs=job_01running,job_03done",
          "job": "/jobs/job_01running",
          "timeline": "/jobs/job_01running/timeline", "figures": "/jobs/job_04figures",
-         "schedules": "/schedules", "submit": "/submit", "again": "/submit?job=job_01running",
+         "schedules": "/schedules", "sweeps": "/sweeps", "sweep": "/sweeps/swp_1",
+         "submit": "/submit", "again": "/submit?job=job_01running",
          "round": "/rounds/rnd_train3", "sites": "/sites", "models": "/models", "privacy": "/privacy",
          "datasheet": "/versions/ver_5/datasheet", "keys": "/keys", "operations": "/operations"}  # fmt: skip
 
