@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 from undersong.shared.errors import Forbidden
 
 AREAS: Final = {
-    "jobs": ("jobs", "job-comparison", "rounds", "dead-tasks", "schedules", "evidence"),
+    "jobs": ("jobs", "job-comparison", "rounds", "dead-tasks", "schedules", "sweeps", "evidence"),
     "models": ("models", "versions", "blobs"),
     "sites": ("federations", "sites"),
     "accounts": ("users", "tokens", "audit-entries"),
@@ -25,7 +25,7 @@ Scope = Literal[
 SCOPES: Final[tuple[str, ...]] = get_args(Scope)
 _AREA_OF: Final = {word: area for area, words in AREAS.items() for word in words}
 _ANY: Final = frozenset({"/v1/me"})
-_READ_BY_POST: Final = frozenset({"/v1/jobs/validations", "/v1/jobs/privacy-plan"})
+_READ_BY_POST: Final = frozenset({"/v1/jobs/validations", "/v1/jobs/privacy-plan", "/v1/sweeps/validations"})
 
 
 class ScopeMissing(Forbidden):
