@@ -426,3 +426,23 @@ def test_a_schedule_is_made_looked_at_paused_and_deleted(shell: Shell) -> None:
     assert "18:30 UTC" in shell.run("schedule", "resume", "nightly").stdout
     shell.run("schedule", "delete", "nightly")
     assert "no schedule is called" in shell.run("schedule", "pause", "nightly", code=1).stderr
+
+
+def test_a_sweep_is_checked_made_shown_and_cancelled(shell: Shell) -> None:
+    document = null_job("tried", rounds=10_000)
+    varied = ["--name", "rounds", "--set", "rounds=9000,9001", "--set", "recipe.params.parameters=10,20"]
+    wrong = shell.run("sweep", "create", "-", "--name", "bad", "--set", "rounds=-1,5", stdin=document, code=1).stderr
+    assert "/changes/0/rounds" in wrong
+    assert (
+        "varied twice" in shell.run("sweep", "create", "-", *varied, "--set", "rounds=1", stdin=document, code=1).stderr
+    )
+    plan = shell.run("sweep", "create", "-", *varied, "--dry-run", stdin=document)
+    assert "4 jobs vary /rounds, /recipe/params/parameters" in plan.stderr
+    assert shell.json("sweep", "list") == []
+    assert shell.run("sweep", "create", "-", *varied, "--parallel", "1", stdin=document).stdout.startswith("swp_")
+    until(lambda: shell.json("sweep", "list")[0]["states"].get("running") == 1, "its first job runs")
+    assert shell.run("sweep", "show", "rounds", "--csv").stdout.startswith("job,rounds,parameters,state")
+    assert "no job of the sweep has a metric" in shell.run("sweep", "show", "rounds", "--metric", "auc", code=1).stderr
+    assert "rounds is cancelled" in shell.run("sweep", "cancel", "rounds").stdout
+    assert shell.json("sweep", "show", "rounds")["jobs"][0]["state"] == "cancelled"
+    assert [job["name"] for job in shell.json("job", "list", "--tag", "sweep:rounds")] == ["tried 1"]

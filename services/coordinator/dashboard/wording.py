@@ -19,7 +19,6 @@ MARKS = {  # state -> (tone, sign): the sign and the word carry the meaning, the
     "online": ("good", "●"),
     "paused": ("warn", "‖"),
     "active": ("good", "●"),
-    "waiting": ("calm", "○"),
     "left_out": ("calm", "⊘"),
     "submitted": ("good", "✓"),
     "skipped": ("calm", "○"),
