@@ -22,6 +22,8 @@ SERVICES = ("coordinator", "aggregator", "keys", "registry", "helper")
 HANDED_OUT = ("coordinator", "aggregator", "registry", "helper")  # they enrol at keys with a token
 SERVICE_USER = 10001
 EDGE_USER = 10002
+KEYCLOAK_USER = 1000
+KEYCLOAK = "id.undersong.localhost"  # browsers find it on their own machine, the coordinator in its network
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 STATEMENTS = """\
 SELECT 'CREATE ROLE {name}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}') \\gexec
@@ -93,10 +95,31 @@ def certify(*, anew: bool = False, new_authority: bool = False) -> None:
         fresh = authority.renewed(file.read_bytes() if file.exists() and not anew else None, names, now)
         if fresh is not None:
             write(file, fresh, owner, mode)
+    for_sign_on(authority, anew=anew, now=now)
     for name in (*servers, "trust"):
         file = ROOT / name / CA_FILE
         if not file.exists() or file.read_bytes() != bundle:
             write(file, bundle, 0, 0o444)
+
+
+def for_sign_on(authority: TransportAuthority, *, anew: bool, now: datetime) -> None:
+    """Write what Keycloak and the coordinator need, where deploy/compose.sso.yml mounts a volume for them."""
+    folder = ROOT / "keycloak"
+    if not folder.is_dir():
+        return
+    secret = folder / "oidc-client-secret"
+    if not secret.exists():
+        write(secret, secrets.token_hex(32), KEYCLOAK_USER, 0o400)
+        write(folder / "admin-password", secrets.token_hex(24), KEYCLOAK_USER, 0o400)
+    write(ROOT / "coordinator" / secret.name, secret.read_bytes(), SERVICE_USER, 0o400)
+    file = folder / TLS_FILE
+    present = file.read_bytes() if file.exists() and not anew else None
+    fresh = authority.renewed(present, [KEYCLOAK, *LOOPBACK], now)
+    if fresh is not None:
+        write(file, fresh, KEYCLOAK_USER, 0o400)
+        split = fresh.index(b"-----BEGIN CERTIFICATE-----")
+        write(folder / "key.pem", fresh[:split], KEYCLOAK_USER, 0o400)
+        write(folder / "certificate.pem", fresh[split:], KEYCLOAK_USER, 0o400)
 
 
 def passwords() -> None:

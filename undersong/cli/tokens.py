@@ -110,7 +110,7 @@ def _life(expires: str | None, days: int | None) -> int | None:
         raise UndersongError("--expires and --days are given, and mean the same", remedy="leave --days out")
     if expires == "never":
         return None
-    found = re.fullmatch(r"([1-9][0-9]{0,4})(m|h|d)", expires or f"{days or 90}d")
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(m|h|d)", f"{days or 90}d" if expires is None else expires)
     if found is None:
         raise UndersongError(f"--expires {expires}", remedy="a number of minutes, hours or days, as 30d, or never")
     return int(found[1]) * {"m": 60, "h": 3_600, "d": 86_400}[found[2]]

@@ -16,6 +16,7 @@ from undersong.client import Client, calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
 from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, one_line, skew, unreachable
+from undersong.doctor.sign_on import examine_sign_on
 from undersong.errors import ProfileError
 from undersong.profile import Profile
 from undersong.shared.identity.transport import proxy_of
@@ -56,6 +57,7 @@ def examine_platform(client: Client) -> Iterator[Finding]:
         for findings in pool.map(lambda item: list(_service(profile, *item)), addresses.items()):
             yield from findings
     yield from guarded("token", lambda: _token(client))
+    yield from guarded("sign-on", lambda: examine_sign_on(client))
     yield from guarded("federation CA", lambda: _authority(client))
     if profile.operator_token:
         yield from guarded("certificates", lambda: _certificates(client))

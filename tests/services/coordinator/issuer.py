@@ -56,6 +56,7 @@ class Issuer:
     keys: dict[str, Key] = field(default_factory=lambda: dict(KEYS))
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)  # device code → state
+    device_state: str = "authorization_pending"  # of those that are begun
     asked: list[str] = field(default_factory=list)
 
     def rotate(self) -> None:
@@ -136,7 +137,7 @@ class Issuer:
 
     async def device(self) -> Response:
         code = secrets.token_urlsafe(8)
-        self.devices[code] = "authorization_pending"
+        self.devices[code] = self.device_state
         answer = {"device_code": code, "user_code": "WDJB-MJHT", "verification_uri": f"{self.url}/confirm",
                   "expires_in": 600, "interval": 1}  # fmt: skip
         return JSONResponse(answer)
