@@ -92,7 +92,8 @@ class SignOn:
     ) -> None:
         self._database, self.issuer, self._sealer = database, issuer, sealer
         self._groups_claim, self._roles, self._lasts = groups_claim, roles, timedelta(seconds=session_s)
-        self._begun, self._asked = Buckets(0.5, 20), Buckets(1.0, 5)  # each of them is a question to the issuer
+        # each of them is a question to the issuer: answers to browsers and devices by address, devices by handle
+        self._answered, self._begun, self._asked = Buckets(1.0, 60), Buckets(0.5, 20), Buckets(1.0, 5)
 
     async def begin(self, redirect_uri: str, target: str, now: datetime) -> tuple[str, BrowserFlow, bytes]:
         """Return where the browser goes, the flow, and the flow sealed for the browser to keep."""
@@ -113,11 +114,14 @@ class SignOn:
             raise _not_begun()
         return flow
 
-    async def finish(self, flow: BrowserFlow, code: str, issuer: str | None, redirect_uri: str) -> NewTokenView:
-        """Return the token of a new session; raises SignOnRefused, NoMappedGroup and IssuerAway.
+    async def finish(
+        self, flow: BrowserFlow, code: str, issuer: str | None, redirect_uri: str, address: str
+    ) -> NewTokenView:
+        """Return the token of a new session; raises SignOnRefused, NoMappedGroup, IssuerAway and RateLimited.
 
         A flow is single-use: a second answer with its state is refused before the issuer is asked.
         """
+        self._answered.take(address)
         await self.issuer.check_answer(issuer)
         if not await self._database.run("sign_on.claim", lambda tx: SignInRepository(tx).claim(flow.mark, flow.until)):
             raise SignOnRefused("This answer was used before. Begin again.")

@@ -71,7 +71,8 @@ async def finish(
             said = _SAID.get(error, "The issuer did not sign you on.")
             answer = sign_in_form(board, wanted, 403, f"{said} Begin again.")
         else:
-            made = await sign_on.finish(flow, code[:_LONGEST], iss, board.origin + CALLBACK)
+            address = request.client.host if request.client else ""
+            made = await sign_on.finish(flow, code[:_LONGEST], iss, board.origin + CALLBACK, address)
             answer = page("signed-on.html", 200, {"target": session.own_path(wanted)})
             if (earlier := jar.read(request, now)) is not None:
                 await board.limiter.end(earlier.id, earlier.until)

@@ -255,7 +255,7 @@ class Issuer:
                     if len(body) > _LARGEST:
                         raise IssuerAway("The issuer's answer is larger than 1 MiB.")
             document = json.loads(body)
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
             raise IssuerAway(f"The issuer gave no usable answer ({type(error).__name__}).", retry_after_s=2) from None
         if not isinstance(document, dict) or (method == "GET" and answer.status_code != httpx.codes.OK):
             raise IssuerAway(f"The issuer gave no usable answer ({answer.status_code}).", retry_after_s=2)

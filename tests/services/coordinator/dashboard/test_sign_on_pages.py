@@ -11,6 +11,7 @@ import httpx
 import pytest
 from joserfc.jwk import RSAKey
 
+from tests.effort import also
 from tests.services.coordinator.signing_on import LASTS_S, ROOT, Platform, platform
 from tests.services.coordinator.world import make_world
 
@@ -120,7 +121,10 @@ BAD_CLAIMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_CLAIMS)
+USUAL = ("another audience", "several audiences without a party", "another issuer", "expired", "no nonce", "no subject")
+
+
+@pytest.mark.parametrize("case", [*USUAL, *also(*(name for name in BAD_CLAIMS if name not in USUAL))])
 async def test_an_id_token_for_something_else_does_not_count(signing: Platform, case: str) -> None:
     signing.issuer.faults.claims = BAD_CLAIMS[case]
     assert "not count" in await refused(signing)
@@ -258,6 +262,37 @@ async def test_an_issuer_that_is_away_is_not_asked_at_every_click(signing: Platf
     assert signing.issuer.asked.count("discovery") == 1
     signing.issuer.faults.away, signing.ticks[0] = False, 10.0
     assert (await signing.signed_on()).status_code == 200
+
+
+async def test_the_issuer_is_not_asked_by_every_made_up_code(signing: Platform) -> None:
+    browser, codes = signing.browser(), []
+    for _ in range(63):
+        begun = await browser.get(f"{ROOT}/sign-on")
+        query = parse_qs(urlsplit(begun.headers["location"]).query)
+        made_up = {"state": query["state"][0], "code": "guess", "iss": signing.issuer.url}
+        codes.append((await browser.get(f"{ROOT}/sign-on/callback", params=made_up)).status_code)
+    assert codes.count(429) >= 1
+    assert signing.issuer.asked.count("token") == codes.count(403)
+
+
+@pytest.mark.both_databases
+async def test_of_one_person_who_signs_on_twice_at_once_one_user_is_created(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    async with make_world(database_url, redis_url, tmp_path) as world, platform(world) as made:
+        for groups in (["fl-admins"], [], ["fl-admins"]):
+            made.issuer.groups = groups
+            answers = await asyncio.gather(*(made.signed_on() for _ in range(4)))
+            assert {answer.status_code for answer in answers} == {200 if groups else 403}
+            assert await made.users() == {"ada": [("admin", None)] if groups else []}
+
+
+async def test_a_token_with_scopes_is_no_sign_in(signing: Platform) -> None:
+    made = (await signing.world.admin.post("/v1/tokens", json={"name": "narrow", "scopes": ["jobs:write"]})).json()
+    browser = signing.browser()
+    answer = await browser.post(f"{ROOT}/login", data={"token": made["token"]})
+    assert (answer.status_code, "without scopes" in answer.text) == (403, True)
+    assert "undersong_session" not in browser.cookies
 
 
 async def test_no_secret_is_in_an_address_a_page_or_a_log(
