@@ -165,6 +165,14 @@ class Accounts:
 
         await self._database.run("token.revoke", work)
 
+    async def end_sign_on(self, token: str) -> None:
+        """Revoke the token if a sign-on made it; others are left as they are. Idempotent."""
+
+        async def work(tx: Transaction) -> None:
+            await AccountRepository(tx).revoke_digest(token_hash(token), await tx.now())
+
+        await self._database.run("sign_on.end", work)
+
     async def bootstrap(self, folder: Path) -> Path:
         """Make the first admin and write a token for it to ``admin-token`` (0600); a file that works is left alone."""
         file = folder / ADMIN_TOKEN_FILE

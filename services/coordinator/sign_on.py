@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import structlog
 
-from undersong.services.coordinator.accounts import insert_token
+from undersong.services.coordinator.accounts import Accounts, insert_token
 from undersong.services.coordinator.domain.sign_on import EVERYWHERE, GroupRoles, Profile, roles_of
 from undersong.services.coordinator.peers.issuer import Issuer, SignOnRefused
 from undersong.services.coordinator.repository.accounts import AccountRepository, StoredGrant, User
+from undersong.services.coordinator.repository.audit_log import note
 from undersong.services.coordinator.repository.signins import SignInRepository
 from undersong.services.coordinator.repository.sites import NameTaken, SiteRepository
 from undersong.services.coordinator.views.members import NewTokenView
@@ -27,7 +28,7 @@ from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Forbidden
 from undersong.shared.identity.sealing import SealBrokenError, Sealer
 from undersong.shared.ids import UserId, new_id
-from undersong.shared.web.access import token_hash
+from undersong.shared.web.access import Principal
 from undersong.shared.web.limits import Buckets
 
 FLOW_LASTS: Final = timedelta(minutes=10)
@@ -91,6 +92,7 @@ class SignOn:
         session_s: float,
     ) -> None:
         self._database, self.issuer, self._sealer = database, issuer, sealer
+        self.accounts = Accounts(database, sealer)
         self._groups_claim, self._roles, self._lasts = groups_claim, roles, timedelta(seconds=session_s)
         # each of them is a question to the issuer: answers to browsers and devices by address, devices by handle
         self._answered, self._begun, self._asked = Buckets(1.0, 60), Buckets(0.5, 20), Buckets(1.0, 5)
@@ -152,14 +154,6 @@ class SignOn:
             raise SignOnRefused("The code was not confirmed in time. Begin again: undersong login --oidc.")
         return await self._admit(await self.issuer.poll_device(code), COMMAND)
 
-    async def end(self, token: str) -> None:
-        """Revoke the token of a session that a sign-on began; other tokens are left alone."""
-
-        async def work(tx: Transaction) -> None:
-            await AccountRepository(tx).revoke_digest(token_hash(token), await tx.now())
-
-        await self._database.run("sign_on.end", work)
-
     async def _admit(self, claims: Mapping[str, Any], name: str) -> NewTokenView:
         try:
             profile = Profile.of(claims, self._groups_claim)
@@ -170,12 +164,13 @@ class SignOn:
             grants, accounts, now = await self._grants(tx, profile), AccountRepository(tx), await tx.now()
             user = await accounts.signed_on(profile.issuer, profile.subject)
             if user is None and grants:
-                user = await _new_user(tx, profile, grants, now)
-            elif user is not None:
-                await accounts.replace_grants(user.id, grants)
-            if user is None or not grants:
-                if user is not None:
-                    await accounts.revoke_sign_ons(user.id, now)
+                user = await _new_user(tx, profile, now)
+            if user is None:
+                return None
+            await accounts.replace_grants(user.id, grants)
+            await _note_roles(tx, user, grants)
+            if not grants:
+                await accounts.revoke_sign_ons(user.id, now)
                 return None
             log.info("sign_on.admitted", user_id=user.id, roles=[f"{g.role}:{g.federation_id or '*'}" for g in grants])
             return await insert_token(tx, user.id, name, now + self._lasts, sign_on=True)
@@ -204,17 +199,25 @@ class SignOn:
         return tuple(sorted(found, key=repr))
 
 
-async def _new_user(tx: Transaction, profile: Profile, grants: tuple[StoredGrant, ...], now: datetime) -> User:
-    """Create the user; a name that another account has gets the issuer's name for the person behind it."""
+async def _note_roles(tx: Transaction, user: User, grants: tuple[StoredGrant, ...]) -> None:
+    """Append an audit entry for each federation in which the roles are others than before."""
+    person = Principal(user.id, user.name, ())
+    for at in sorted({each.federation_id for each in (*user.roles, *grants)}, key=str):
+        had, has = (sorted(each.role for each in given if each.federation_id == at) for given in (user.roles, grants))
+        if had != has:
+            await note(tx, person, "user.sign-on", user.id, at, had=had, roles=has, issuer=user.issuer)
+
+
+async def _new_user(tx: Transaction, profile: Profile, now: datetime) -> User:
+    """Create the user, without roles; behind a name that another account has comes the issuer's own for the person."""
     accounts = AccountRepository(tx)
     for name in profile.names:
-        user = User(UserId(new_id("usr")), name, grants, now, profile.issuer, profile.subject)
+        user = User(UserId(new_id("usr")), name, (), now, profile.issuer, profile.subject)
         try:
             await accounts.add_user(user)
         except NameTaken:
             other = await accounts.signed_on(profile.issuer, profile.subject)  # of two first sign-ons at once
             if other is not None:
-                await accounts.replace_grants(other.id, grants)
                 return other
         else:
             return user

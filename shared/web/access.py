@@ -120,11 +120,11 @@ _signature = APIKeyHeader(
     auto_error=False,
     description="HTTP message signature (RFC 9421, Ed25519) by a certificate of the federation.",
 )
-_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+Presented = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _Signature = Annotated[str | None, Depends(_signature)]
 
 
-async def caller(request: Request, credentials: _Bearer) -> Principal:
+async def caller(request: Request, credentials: Presented) -> Principal:
     """Return the person whose bearer token came with the request.
 
     Raises Unauthenticated or TokenRefused, and ScopeMissing where the token is not for this operation.
@@ -191,7 +191,7 @@ def service_party(*names: str) -> Callable[[Party], Coroutine[Any, Any, Party]]:
     return named
 
 
-async def actor(request: Request, credentials: _Bearer, _documented: _Signature = None) -> Principal | Party:
+async def actor(request: Request, credentials: Presented, _documented: _Signature = None) -> Principal | Party:
     """Return a party if the request is signed, otherwise the person whose token it bears."""
     if getattr(request.state, "party", None) is not None:
         return await party(request)

@@ -24,7 +24,7 @@ Scope = Literal[
 ]  # fmt: skip
 SCOPES: Final[tuple[str, ...]] = get_args(Scope)
 _AREA_OF: Final = {word: area for area, words in AREAS.items() for word in words}
-_ANY: Final = frozenset({"/v1/me"})
+_ANY: Final = frozenset({"/v1/me", "/v1/sign-on"})  # who one is, and to end it
 _READ_BY_POST: Final = frozenset({"/v1/jobs/validations", "/v1/jobs/privacy-plan", "/v1/sweeps/validations"})
 
 

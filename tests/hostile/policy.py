@@ -22,6 +22,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /health/ready": ANYONE,
         "GET /v1/me": SELF,
         "GET /v1/sign-on": ANYONE,
+        "DELETE /v1/sign-on": SELF,
         "POST /v1/sign-on/devices": ANYONE,
         "POST /v1/sign-on/tokens": ANYONE,
         "POST /v1/federations": "root",
@@ -165,6 +166,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
 
 NOTES: Final[dict[str, str]] = {
     "GET /v1/me": "the caller's own account",
+    "DELETE /v1/sign-on": "the caller's own token, where a sign-on made it",
     "POST /v1/sign-on/tokens": "for who has the handle, once the person has confirmed the code at the issuer",
     "GET /v1/federations": "only those in which the caller has a role",
     "GET /v1/sites": "only those of the caller's federations",

@@ -1,16 +1,17 @@
-"""`undersong login`: where a platform is, and a token for it, given or by a sign-on in a browser (RFC 8628)."""
+"""`undersong login` and `undersong logout`: a platform and its token, given or by a sign-on in a browser (RFC 8628)."""
 
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from undersong.cli import common
 from undersong.client import Client
 from undersong.client.types import DeviceSignOn
-from undersong.errors import ProfileError, UndersongError
+from undersong.errors import ApiError, ProfileError, UndersongError
 from undersong.profile import DEFAULT_NAME, Profile, read_profiles, save_profile
 from undersong.shared.files import read_input
 from undersong.shared.origins import is_protected
@@ -70,6 +71,23 @@ def login(
     with common.connect(profile) as client:
         me = client.me()
         common.console.print(f"signed in: {common.text(me.model_dump(mode='json'))}")
+
+
+def logout(
+    profile: Annotated[str, typer.Option("--profile", help="The stored profile.")] = DEFAULT_NAME,
+) -> None:
+    """Forget a profile's token; one that a sign-on made is revoked, one made by hand is not (`token revoke`)."""
+    found = read_profiles().get(profile)
+    if found is None or not found.token:
+        raise ProfileError(f"no token is stored as {profile!r}", remedy="undersong login stores one")
+    try:
+        with Client(found) as client:
+            client.end_sign_on()
+    except ApiError as error:
+        if error.status not in (httpx.codes.UNAUTHORIZED, httpx.codes.NOT_FOUND):  # it had ended, or an older release
+            raise
+    save_profile(replace(found, token=""), profile)
+    common.console.print(f"{profile!r} has no token any more", markup=False)
 
 
 def _sign_on(profile: Profile) -> str:

@@ -337,6 +337,10 @@ class AsyncClient:
         """Return how a sign-on stands, and the token once the person has confirmed it; needs no token."""
         return await self.send(calls.finish_sign_on(handle))
 
+    async def end_sign_on(self) -> None:
+        """End the sign-on whose token this client shows; a token made by hand stays as it is. Idempotent."""
+        await self.send(calls.end_sign_on())
+
     async def create_token(self, body: Mapping[str, Any]) -> t.Token:
         """Create an API token {name, user_id, expires_in_s, scopes}; only this answer holds its secret."""
         return await self.send(calls.create_token(body))

@@ -335,6 +335,11 @@ def finish_sign_on(handle: str) -> Call[t.DeviceAnswer]:
     return _post("coordinator", "/sign-on/tokens", t.DeviceAnswer, {"handle": handle})
 
 
+def end_sign_on() -> Call[dict[str, Any]]:
+    """End the sign-on of the token that is shown."""
+    return Call("coordinator", "DELETE", "/sign-on", dict[str, Any])
+
+
 def me() -> Call[t.Me]:
     """Return who the token belongs to."""
     return _get("coordinator", "/me", t.Me)

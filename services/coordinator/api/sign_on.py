@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from undersong.services.coordinator.api.access import Use
@@ -12,7 +12,8 @@ from undersong.services.coordinator.use_cases import UseCases
 from undersong.services.coordinator.views import View
 from undersong.services.coordinator.views.members import NewTokenView
 from undersong.shared.clock import utc_now
-from undersong.shared.errors import Conflict
+from undersong.shared.errors import Conflict, Unauthenticated
+from undersong.shared.web.access import Caller, Presented
 from undersong.shared.web.limits import RateLimited
 from undersong.shared.web.problems import problems
 
@@ -82,6 +83,14 @@ async def finish_device(body: DeviceQuestion, use: Use) -> DeviceAnswer:
         return DeviceAnswer(state="done", token=await _sign_on(use).finish_device(body.handle, utc_now()))
     except DevicePending as pending:
         return DeviceAnswer(state="slower" if pending.slower else "pending")
+
+
+@router.delete("/sign-on", status_code=204, responses=problems(Unauthenticated))
+async def sign_out(_person: Caller, credentials: Presented, use: Use) -> Response:
+    """End the sign-on whose token is presented; a token that no sign-on made stays as it is. Idempotent."""
+    if credentials is not None:
+        await use.accounts.end_sign_on(credentials.credentials)
+    return Response(status_code=204)
 
 
 def _sign_on(use: UseCases) -> SignOn:

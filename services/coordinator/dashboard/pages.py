@@ -88,7 +88,7 @@ async def sign_out(request: Request, visitor: Visitor) -> Response:
     await visitor.board.limiter.end(visitor.session.id, visitor.session.until)
     page_after, sign_on = "login", visitor.board.sign_on
     if visitor.session.sign_on and sign_on is not None:
-        await sign_on.end(visitor.session.token)
+        await sign_on.accounts.end_sign_on(visitor.session.token)
         page_after = "signed-out"
     answer = RedirectResponse(f"{session.PATH}/{page_after}", 303, HEADERS)
     jar_of(visitor.board).empty(answer)

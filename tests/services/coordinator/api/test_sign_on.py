@@ -47,6 +47,17 @@ async def test_a_confirmed_code_becomes_a_token_that_ends(signing: Platform) -> 
     assert (await person.get("/v1/me")).status_code == 401
 
 
+async def test_a_sign_on_is_ended_by_its_own_token_and_others_are_not(signing: Platform) -> None:
+    client, signing.issuer.device_state = signing.browser(), "confirmed"
+    token = (await finish(client, (await begin(client))["handle"])).json()["token"]["token"]
+    person, admin = signing.world.client(authorization=f"Bearer {token}"), signing.world.admin
+    assert (await person.delete("/v1/sign-on")).status_code == 204
+    assert (await person.get("/v1/me")).status_code == 401
+    assert (await admin.delete("/v1/sign-on")).status_code == 204
+    assert (await admin.get("/v1/me")).status_code == 200
+    assert (await client.delete("/v1/sign-on")).status_code == 401
+
+
 @pytest.mark.parametrize("said", ["access_denied", "expired_token", "<b>odd</b>"])
 async def test_what_the_issuer_refuses_is_refused(signing: Platform, said: str) -> None:
     client = signing.browser()

@@ -78,6 +78,11 @@ async def test_groups_are_read_again_at_each_sign_on(signing: Platform) -> None:
     assert (gone.status_code, "none of your groups" in gone.text) == (403, True)
     assert await signing.users() == {"ada": []}
     assert (await browser.get(ROOT)).status_code == 303, "what earlier sign-ons made is revoked"
+    noted = (await signing.world.admin.get("/v1/audit-entries")).json()["items"]
+    changes = [(each["data"]["had"], each["data"]["roles"]) for each in noted if each["action"] == "user.sign-on"]
+    assert len(changes) == 5
+    assert changes[-1] == ([], ["scientist"])
+    assert changes[0][1] == []
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,13 @@ async def test_a_command_signs_on_and_the_doctor_looks_at_the_issuer(
     assert "ust_" not in done.output
     me = await asyncio.to_thread(CliRunner().invoke, command, ["token", "list", "--profile", "here", "--json"])
     assert '"sign_on": true' in me.output
+    for _ in range(2):
+        out = await asyncio.to_thread(CliRunner().invoke, command, ["logout", "--profile", "here"])
+    assert out.exit_code == 1, "there is no token any more"
+    tokens = (await made.world.admin.get("/v1/users")).json()["items"]
+    ada = next(user["id"] for user in tokens if user["issuer"])
+    listed = (await made.world.admin.get("/v1/tokens", params={"user_id": ada})).json()["items"]
+    assert all(token["revoked_at"] for token in listed)
 
     def doctor() -> list[tuple[str, str]]:
         with Client(Profile(coordinator_url=origin)) as client:
