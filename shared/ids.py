@@ -28,7 +28,25 @@ Digest = NewType("Digest", str)
 """Lowercase hexadecimal SHA-256."""
 
 PREFIXES: Final = frozenset(
-    {"fed", "site", "job", "rnd", "task", "mdl", "ver", "usr", "tok", "evt", "req", "chl", "whk", "dlv", "sch", "swp"}
+    {
+        "fed",
+        "site",
+        "job",
+        "rnd",
+        "task",
+        "mdl",
+        "ver",
+        "usr",
+        "tok",
+        "evt",
+        "req",
+        "chl",
+        "whk",
+        "dlv",
+        "sch",
+        "swp",
+        "act",
+    }
 )
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _ID: Final = re.compile(r"(?P<prefix>[a-z]{2,8})_[0-7][0-9a-hjkmnp-tv-z]{25}")

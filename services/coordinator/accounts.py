@@ -1,6 +1,7 @@
 """Users, their roles and API tokens. A token is shown once; only its hash is stored."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -8,10 +9,16 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from undersong.services.coordinator import account_changes as changes
+from undersong.services.coordinator.domain.two_persons import (
+    ONE_PERSON,
+    OwnTokensOnly,
+    SecondPersonNeeded,
+    TwoPersonRule,
+)
 from undersong.services.coordinator.repository import accounts as store
 from undersong.services.coordinator.repository.accounts import AccountRepository, Token, User
 from undersong.services.coordinator.repository.audit_log import note
-from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.views.members import (
     IntrospectionView,
     NewTokenView,
@@ -22,7 +29,7 @@ from undersong.services.coordinator.views.members import (
     user_view,
 )
 from undersong.shared.database import Database, Page, Transaction
-from undersong.shared.errors import FieldError, Forbidden, Invalid, NotFound, no_such
+from undersong.shared.errors import Forbidden, Unavailable
 from undersong.shared.files import read_text
 from undersong.shared.identity.authority import write_private
 from undersong.shared.identity.sealing import Sealer
@@ -35,7 +42,8 @@ from undersong.shared.web.scopes import covers
 FIRST_ADMIN: Final = "admin"
 ADMIN_TOKEN_FILE: Final = "admin-token"  # noqa: S105  (a file's name)
 _PLACE: Final = ("idempotency", "token", "body")
-_PEOPLE: Final = Grant(Role.ADMIN, None)
+_CONFIRMING: Final = ("admin", "owner")  # roles that may confirm what another person asks for
+_USE_NOTED: Final = timedelta(minutes=1)  # how exactly a token's last use is known
 
 
 class ScopesExceeded(Forbidden):
@@ -58,19 +66,24 @@ class TokenPlan:
 class Accounts:
     """What people do with accounts, and the lookup of tokens."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
-        self._database, self._sealer = database, sealer
+    def __init__(self, database: Database, sealer: Sealer, rule: TwoPersonRule = ONE_PERSON) -> None:
+        self._database, self._sealer, self._rule = database, sealer, rule
 
     async def lookup(self, token: str) -> Principal | None:
         """Return the person whose valid token this is."""
 
-        async def work(tx: Transaction) -> tuple[User, Token] | None:
-            return await AccountRepository(tx).holder(token_hash(token), await tx.now())
+        async def work(tx: Transaction) -> tuple[User, Token, datetime] | None:
+            now = await tx.now()
+            found = await AccountRepository(tx).holder(token_hash(token), now)
+            return None if found is None else (*found, now)
 
         found = await self._database.read("token.lookup", work)
         if found is None:
             return None
-        user, held = found
+        user, held, now = found
+        if held.last_used_at is None or now - held.last_used_at >= _USE_NOTED:
+            with suppress(Unavailable):  # who may read may go on where nothing can be written
+                await self._database.run("token.used", lambda tx: AccountRepository(tx).note_use(held.id, now))
         grants = tuple(Grant(Role(g.role), g.federation_id) for g in user.roles)
         scopes = None if held.scopes is None else frozenset(held.scopes)
         return Principal(user.id, user.name, grants, scopes, held.expires_at, held.sign_on)
@@ -92,9 +105,14 @@ class Accounts:
         """Return a new user; who administers one federation gives roles in that one only."""
         for role in roles:
             _may_grant(person, role.federation_id)
+        if self._rule.on and any(role.role in _CONFIRMING for role in roles):
+            raise SecondPersonNeeded(
+                "Make the user with another role; then `undersong user roles NAME --role …` asks for this one, and "
+                "another administrator confirms it."
+            )
 
         async def work(tx: Transaction) -> UserView:
-            await _check_federations(tx, roles)
+            await changes.check_federations(tx, roles)
             grants = {store.StoredGrant(role.role, role.federation_id) for role in roles}
             user = User(UserId(new_id("usr")), name, tuple(sorted(grants, key=repr)), await tx.now())
             await AccountRepository(tx).add_user(user)
@@ -127,6 +145,8 @@ class Accounts:
 
         async def work(tx: Transaction) -> NewTokenView:
             user, now = await AccountRepository(tx).user(owner), await tx.now()
+            if self._rule.on and owner != person.user_id and any(role.role in _CONFIRMING for role in user.roles):
+                raise OwnTokensOnly(f"{user.name} makes it, signed in: undersong token create NAME --user {user.name}.")
             own = person.sign_on and owner == person.user_id
             end = _end_of(plan, now, person.expires_at if own else None)
             made = await insert_token(tx, user.id, plan.name, end, _scopes_of(plan, person.scopes), sign_on=own)
@@ -152,16 +172,16 @@ class Accounts:
         return await self._database.read("tokens.list", work)
 
     async def revoke_token(self, person: Principal, token_id: str) -> None:
-        """Revoke one's own token, or, by an admin, any. Idempotent."""
+        """Revoke one's own token, or, by an admin, any. Idempotent.
+
+        Raises SecondPersonNeeded for another's where the two-person rule is on.
+        """
 
         async def work(tx: Transaction) -> None:
-            accounts = AccountRepository(tx)
-            token = await accounts.token(token_id)
-            if token.user_id != person.user_id and _PEOPLE not in person.grants:
-                raise no_such("token", token_id)
-            if token.revoked_at is None:
-                await note(tx, person, "token.revoke", token.id, name=token.name, user_id=token.user_id)
-            await accounts.revoke_token(token_id, await tx.now())
+            token = await AccountRepository(tx).token(token_id)
+            if token.user_id != person.user_id and changes.EVERYBODY in person.grants and token.revoked_at is None:
+                self._rule.check("token.revoke", token_id)
+            await changes.revoke_token(tx, person, token_id)
 
         await self._database.run("token.revoke", work)
 
@@ -172,6 +192,39 @@ class Accounts:
             await AccountRepository(tx).revoke_digest(token_hash(token), await tx.now())
 
         await self._database.run("sign_on.end", work)
+
+    async def revoke_user(self, person: Principal, user_id: str) -> None:
+        """Revoke a user with all tokens and roles. Idempotent; raises NotOneself or SecondPersonNeeded."""
+        changes.check_another(person, user_id)
+
+        async def work(tx: Transaction) -> None:
+            if (await AccountRepository(tx).user(user_id)).revoked_at is None:
+                self._rule.check("user.revoke", user_id)
+            await changes.revoke_user(tx, person, user_id)
+
+        await self._database.run("user.revoke", work)
+
+    async def set_roles(self, person: Principal, user_id: str, roles: Sequence[RoleView]) -> UserView:
+        """Give a user exactly these roles. Idempotent; raises NotOneself or SecondPersonNeeded."""
+        changes.check_another(person, user_id)
+
+        async def work(tx: Transaction) -> UserView:
+            await AccountRepository(tx).user(user_id)
+            self._rule.check("user.roles", user_id)
+            await changes.set_roles(tx, person, user_id, roles)
+            tx.session.expire_all()
+            return await _view(tx, user_id)
+
+        return await self._database.run("user.roles", work)
+
+    async def tokens_of_all(self, person: Principal, limit: int, after: str | None) -> Page[TokenView]:
+        """Return everybody's tokens; for admins of all federations."""
+        changes.check_people(person)
+
+        async def work(tx: Transaction) -> Page[TokenView]:
+            return (await AccountRepository(tx).tokens(None, limit, after)).map(token_view)
+
+        return await self._database.read("tokens.all", work)
 
     async def bootstrap(self, folder: Path) -> Path:
         """Make the first admin and write a token for it to ``admin-token`` (0600); a file that works is left alone."""
@@ -247,20 +300,8 @@ async def _view(tx: Transaction, user_id: str) -> UserView:
     return user_view(await AccountRepository(tx).user(user_id))
 
 
-async def _check_federations(tx: Transaction, roles: Sequence[RoleView]) -> None:
-    sites, unknown = SiteRepository(tx), []
-    for at, role in enumerate(roles):
-        if role.federation_id is not None:
-            try:
-                await sites.federation(role.federation_id)
-            except NotFound:
-                unknown.append(FieldError(f"/roles/{at}/federation_id", "there is no such federation"))
-    if unknown:
-        raise Invalid("A role names a federation that is not there.", errors=unknown)
-
-
 def _may_grant(person: Principal, federation_id: str | None) -> None:
     """Only who administers all federations gives roles in all of them."""
-    allowed = Grant(Role.ADMIN, federation_id) in person.grants or _PEOPLE in person.grants
+    allowed = Grant(Role.ADMIN, federation_id) in person.grants or changes.EVERYBODY in person.grants
     if not allowed:
         raise Forbidden("this needs the role admin" + ("" if federation_id else " in all federations"))

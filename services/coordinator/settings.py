@@ -39,6 +39,14 @@ class CoordinatorSettings(ServiceSettings):
     )
     public_keys_url: str | None = Field(None, description="The same of the keys service")
     public_registry_url: str | None = Field(None, description="The same of the registry")
+    two_persons: bool = Field(
+        False,
+        description="Whether a second person confirms what cannot easily be undone: suspending a site, revoking a user "
+        "or another's token, changing roles",
+    )
+    confirm_within_s: int = Field(
+        86_400, ge=60, le=30 * 86_400, description="Seconds in which the second person must confirm"
+    )
     webhook_origins: str = Field(
         "",
         description="Origins to which webhooks may be sent, with commas between: https://hooks.example.org, or with a "

@@ -163,6 +163,8 @@ class SignOn:
         async def work(tx: Transaction) -> NewTokenView | None:
             grants, accounts, now = await self._grants(tx, profile), AccountRepository(tx), await tx.now()
             user = await accounts.signed_on(profile.issuer, profile.subject)
+            if user is not None and user.revoked_at is not None:
+                raise SignOnRefused("Your account was revoked here. Ask an administrator.")
             if user is None and grants:
                 user = await _new_user(tx, profile, now)
             if user is None:

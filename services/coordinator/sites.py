@@ -7,6 +7,7 @@ from typing import Final
 from undersong.services.coordinator.attendance import Attendance
 from undersong.services.coordinator.domain.sites import SiteFacts, lacks_dataset
 from undersong.services.coordinator.domain.tasks import SiteTask
+from undersong.services.coordinator.domain.two_persons import ONE_PERSON, TwoPersonRule
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.moves import move
 from undersong.services.coordinator.repository.audit_log import note
@@ -29,8 +30,10 @@ _PAGE: Final = 200
 class Sites:
     """What people and agents do with sites."""
 
-    def __init__(self, database: Database, attendance: Attendance, lease: timedelta) -> None:
-        self._database, self._attendance, self._lease = database, attendance, lease
+    def __init__(
+        self, database: Database, attendance: Attendance, lease: timedelta, rule: TwoPersonRule = ONE_PERSON
+    ) -> None:
+        self._database, self._attendance, self._lease, self._rule = database, attendance, lease, rule
 
     async def create(self, person: Principal, federation_id: str, name: str, owner: str, once: Once) -> SiteView:
         """Register a site; its agent enrols afterwards under the id that is given here."""
@@ -140,19 +143,15 @@ class Sites:
         return await self._database.read("site.exclusions", work)
 
     async def suspend(self, person: Principal, site_id: str) -> SiteView:
-        """Give the site no task any more and reclaim what it has. Idempotent."""
+        """Give the site no task any more and reclaim what it has. Idempotent.
+
+        Raises SecondPersonNeeded where the two-person rule is on.
+        """
 
         async def work(tx: Transaction) -> SiteView:
-            sites = SiteRepository(tx)
-            site = await sites.get(site_id, lock=True)
-            person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
-            if not site.suspended:
-                await note(tx, person, "site.suspend", site.id, site.federation_id, name=site.name)
-            await sites.set_suspended(site_id, suspended=True)
-            for task in await TaskRepository(tx).outstanding_of_site(site_id):
-                await _take_away(tx, task)
+            await suspend_site(tx, person, site_id, self._rule)
             tx.session.expire_all()
-            return site_view(await sites.get(site_id), await tx.now() - self._lease)
+            return site_view(await SiteRepository(tx).get(site_id), await tx.now() - self._lease)
 
         return await self._database.run("site.suspend", work)
 
@@ -170,6 +169,19 @@ class Sites:
             return site_view(await sites.get(site_id), await tx.now() - self._lease)
 
         return await self._database.run("site.readmit", work)
+
+
+async def suspend_site(tx: Transaction, person: Principal, site_id: str, rule: TwoPersonRule = ONE_PERSON) -> None:
+    """Suspend a site, within the caller's transaction; a second time changes nothing."""
+    sites = SiteRepository(tx)
+    site = await sites.get(site_id, lock=True)
+    person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", site_id))
+    if not site.suspended:
+        rule.check("site.suspend", site_id)
+        await note(tx, person, "site.suspend", site.id, site.federation_id, name=site.name)
+    await sites.set_suspended(site_id, suspended=True)
+    for task in await TaskRepository(tx).outstanding_of_site(site_id):
+        await _take_away(tx, task)
 
 
 async def _take_away(tx: Transaction, found: SiteTask) -> None:

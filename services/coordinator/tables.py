@@ -295,6 +295,7 @@ class UserRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime())
     issuer: Mapped[str | None] = mapped_column(Text)  # who signs the person on; None: API tokens alone
     subject: Mapped[str | None] = mapped_column(Text)  # the person's name there
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
 
 
 class GrantRow(Base):
@@ -320,6 +321,7 @@ class TokenRow(Base):
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     scopes: Mapped[list[str] | None] = mapped_column(JsonDocument())  # None: all that the user may
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime())  # to the minute
     sign_on: Mapped[bool] = mapped_column(server_default=text("false"))  # made by a sign-on, not by hand
 
 
@@ -337,6 +339,27 @@ class AuditEntryRow(Base):
     subject: Mapped[str] = mapped_column(Id)
     federation_id: Mapped[str | None] = mapped_column(Id)
     data: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+
+
+class PendingActionRow(Base):
+    """A change that takes two persons: asked for by one, and confirmed by another within a time."""
+
+    __tablename__ = "pending_actions"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    action: Mapped[str] = mapped_column(Word)
+    subject: Mapped[str] = mapped_column(Id)
+    name: Mapped[str] = mapped_column(Title)
+    federation_id: Mapped[str | None] = mapped_column(Id)
+    data: Mapped[dict[str, Any]] = mapped_column(JsonDocument())
+    reason: Mapped[str] = mapped_column(Title)
+    state: Mapped[str] = mapped_column(Word)
+    requested_by: Mapped[str] = mapped_column(Id, ForeignKey("users.id"))
+    requester: Mapped[str] = mapped_column(Title)
+    requested_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime())
+    decider: Mapped[str | None] = mapped_column(Title)
+    decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
 
 
 class SignInFailureRow(Base):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.attendance import Attendance
 from undersong.services.coordinator.clones import Clones
+from undersong.services.coordinator.domain.two_persons import ONE_PERSON, TwoPersonRule
 from undersong.services.coordinator.federations import Federations
 from undersong.services.coordinator.job_comparisons import JobComparisons
 from undersong.services.coordinator.job_timelines import JobTimelines
@@ -20,6 +21,7 @@ from undersong.services.coordinator.signins import SignIns
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.sweeps import Sweeps
 from undersong.services.coordinator.tasks import Tasks
+from undersong.services.coordinator.two_persons import TwoPersons
 from undersong.services.coordinator.webhooks import Webhooks
 from undersong.shared.database import Database
 from undersong.shared.identity.sealing import Sealer
@@ -45,6 +47,7 @@ class UseCases:
     operations: Operations
     attendance: Attendance
     webhooks: Webhooks
+    two_persons: TwoPersons
     notifier: Notifier
     timing: Timing
     sign_on: SignOn | None = None
@@ -59,13 +62,14 @@ def build_use_cases(
     stopping: asyncio.Event,
     webhook_origins: Collection[str] = (),
     sign_on: SignOn | None = None,
+    rule: TwoPersonRule = ONE_PERSON,
 ) -> UseCases:
     """Return the use cases over one database; `stopping` ends long polls."""
     attendance = Attendance(database, notifier, timing.lease_s)
     jobs = Jobs(database, registry, timing.lease)
     return UseCases(
         federations=Federations(database),
-        sites=Sites(database, attendance, timing.lease),
+        sites=Sites(database, attendance, timing.lease, rule),
         jobs=jobs,
         comparisons=JobComparisons(database),
         timelines=JobTimelines(database),
@@ -74,10 +78,11 @@ def build_use_cases(
         sweeps=Sweeps(database, jobs),
         leases=Leases(database, notifier, attendance, timing, stopping),
         tasks=Tasks(database, attendance, timing),
-        accounts=Accounts(database, sealer),
+        accounts=Accounts(database, sealer, rule),
         signins=SignIns(database),
         operations=Operations(database, notifier),
         attendance=attendance,
+        two_persons=TwoPersons(database, rule),
         webhooks=Webhooks(database, sealer, webhook_origins),
         notifier=notifier,
         timing=timing,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import httpx
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from undersong.services.coordinator.conductor import Conductor
 from undersong.services.coordinator.dashboard import Dashboard
 from undersong.services.coordinator.dashboard.source import CoordinatorSource
 from undersong.services.coordinator.datasheets import Datasheets
+from undersong.services.coordinator.domain.two_persons import TwoPersonRule
 from undersong.services.coordinator.gauges import Gauges
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Timing
@@ -85,8 +87,17 @@ def _lifespan(
             sealer = Sealer.ensure(settings.seal_key)
             sign_on = await _sign_on(settings, database, sealer, stack) if settings.oidc_issuer else None
             stopping, origins = app.state.stopping, settings.allowed_origins
+            rule = TwoPersonRule(settings.two_persons, timedelta(seconds=settings.confirm_within_s))
             use_cases = build_use_cases(
-                database, notifier, sealer, registry, _timing(settings), stopping, origins, sign_on
+                database,
+                notifier,
+                sealer,
+                registry,
+                _timing(settings),
+                stopping,
+                origins,
+                sign_on,
+                rule,
             )
             app.state.use_cases, app.state.tokens = use_cases, use_cases.accounts
             keys = KeysDirectory(await stack.enter_async_context(_party(settings, "keys", identity)))
@@ -195,6 +206,7 @@ def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Seale
         use_cases.operations,
         lambda: () if use_cases.notifier.answering else ("redis",),
         app.state.membership,
+        use_cases.two_persons,
     )
     secure = origin.startswith("https://")
     return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure, use_cases.sign_on)

@@ -14,7 +14,7 @@ AREAS: Final = {
     "jobs": ("jobs", "job-comparison", "rounds", "dead-tasks", "schedules", "sweeps", "evidence"),
     "models": ("models", "versions", "blobs"),
     "sites": ("federations", "sites"),
-    "accounts": ("users", "tokens", "audit-entries"),
+    "accounts": ("users", "tokens", "audit-entries", "pending-actions"),
     "webhooks": ("webhooks", "deliveries"),
 }
 """Each area with the words of the paths that belong to it; where a path has several of them, the last counts."""

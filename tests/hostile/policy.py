@@ -87,6 +87,12 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "POST /v1/deliveries/{delivery_id}/requeue": "root admin",
         "POST /v1/users": "root admin",
         "GET /v1/users": "root",
+        "PUT /v1/users/{user_id}/roles": "root",
+        "DELETE /v1/users/{user_id}": "root",
+        "POST /v1/pending-actions": "root admin owner other-admin other-owner",
+        "GET /v1/pending-actions": "root admin owner other-admin other-owner",
+        "POST /v1/pending-actions/{action_id}/confirmation": "root admin owner",
+        "DELETE /v1/pending-actions/{action_id}": "root admin owner",
         "POST /v1/tokens": SELF,
         "GET /v1/tokens": SELF,
         "DELETE /v1/tokens/{token_id}": "root scientist",
@@ -165,6 +171,10 @@ POLICY: Final[dict[str, dict[str, str]]] = {
 }
 
 NOTES: Final[dict[str, str]] = {
+    "GET /v1/audit-entries": "of the caller's federations",
+    "GET /v1/pending-actions": "of the caller's federations",
+    "POST /v1/pending-actions": "what the caller may do; roles, users and tokens: root",
+    "POST /v1/pending-actions/{action_id}/confirmation": "never the person who asked",
     "GET /v1/me": "the caller's own account",
     "DELETE /v1/sign-on": "the caller's own token, where a sign-on made it",
     "POST /v1/sign-on/tokens": "for who has the handle, once the person has confirmed the code at the issuer",

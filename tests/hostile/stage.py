@@ -1,8 +1,9 @@
 """A real platform of two federations with a caller in every role: what hostile requests are tried against."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -117,6 +118,7 @@ def staged(home: Path, forks: Forks, **settings: dict[str, str]) -> Iterator[Sta
             _webhook(stage)
             _job(stage)
             _schedule(stage)
+            _waiting_action(stage)
             stage.ids["invitation_id"] = stage.made(
                 "coordinator", "keys", "POST", "/v1/invitations", json=invitation(stage.ids)
             )["id"]
@@ -186,6 +188,24 @@ def _schedule(stage: Stage) -> None:
     """A schedule whose time comes once a year."""
     body = {"document": job(stage.ids["federation_id"], "yearly"), "cron": "0 0 1 1 *"}
     stage.ids["schedule_id"] = stage.made("scientist", "coordinator", "POST", "/v1/schedules", json=body)["id"]
+
+
+def _waiting_action(stage: Stage) -> None:
+    """A user whom only root may change, and what the owner asked for while the two-person rule was on."""
+    federation = stage.ids["federation_id"]
+    leaver = {"name": "leaver", "roles": [{"role": "auditor", "federation_id": federation}]}
+    stage.ids["user_id"] = stage.made("root", "coordinator", "POST", "/v1/users", json=leaver)["id"]
+    stage.ids["action_id"] = "act_01k5z0000000000000000000000"
+    row = {
+        "id": stage.ids["action_id"], "action": "site.suspend", "subject": stage.sites["victim"], "name": "victim",
+        "federation_id": federation, "data": "{}", "reason": "", "state": "waiting",
+        "requested_by": stage.ids["owner"], "requester": "first-owner", "requested_at": "2026-01-01 00:00:00.000000",
+        "expires_at": "2099-01-01 00:00:00.000000",
+    }  # fmt: skip
+    with closing(sqlite3.connect(stage.home / "coordinator" / "coordinator.sqlite")) as database, database:
+        names = ", ".join(row)
+        marks = ", ".join("?" for _ in row)
+        database.execute(f"INSERT INTO pending_actions ({names}) VALUES ({marks})", [*row.values()])
 
 
 def invitation(ids: dict[str, str]) -> dict[str, Any]:

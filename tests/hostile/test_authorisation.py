@@ -30,6 +30,7 @@ LAST = (
     "DELETE /v1/webhooks/{webhook_id}",
     "DELETE /v1/schedules/{schedule_id}",
     "POST /v1/sweeps/{sweep_id}/cancel",
+    "DELETE /v1/users/{user_id}",
     "DELETE /v1/models/{model_id}/aliases/{alias}",
 )
 """What spoils the stage for others."""
@@ -65,6 +66,8 @@ def body_of(stage: Stage, operation: str) -> dict[str, Any]:
         "POST /v1/invitations": invitation(ids),
         "POST /v1/invitations/{invitation_id}/approvals": {"fingerprint": "0" * 64},
         "POST /v1/users": {"name": "eve", "roles": [{"role": "auditor", "federation_id": ids["federation_id"]}]},
+        "PUT /v1/users/{user_id}/roles": {"roles": []},
+        "POST /v1/pending-actions": {"action": "site.suspend", "subject": ids["site_id"]},
         "POST /v1/tokens": {"name": "mine"},
         "POST /v1/sign-on/tokens": {"handle": "00"},
         "POST /v1/federations/{federation_id}/webhooks": {"url": HOOK, "events": ["job.failed"]},
@@ -201,7 +204,7 @@ def with_ids(body: dict[str, Any], ids: dict[str, str]) -> dict[str, Any]:
 
 IDS = (
     "federation_id", "site_id", "job_id", "round_id", "task_id", "model_id", "version_id", "token_id", "keyid",
-    "digest", "webhook_id", "delivery_id", "schedule_id", "sweep_id", "invitation_id",
+    "digest", "webhook_id", "delivery_id", "schedule_id", "sweep_id", "invitation_id", "user_id", "action_id",
 )  # fmt: skip
 
 

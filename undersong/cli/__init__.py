@@ -24,6 +24,7 @@ from undersong.cli import (
     membership,
     models,
     owners,
+    pending,
     platform,
     policies,
     privacy,
@@ -85,6 +86,7 @@ app.add_typer(schedules.app, name="schedule")
 app.add_typer(webhooks.app, name="webhook")
 app.add_typer(tokens.app, name="token")
 app.add_typer(tokens.users, name="user")
+app.add_typer(pending.app, name="pending")
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undersong.cli import common
+from undersong.cli import common, pending
 from undersong.client import Client
 from undersong.client.types import Job, Site
 from undersong.local.sites import SiteFolder
@@ -155,8 +155,11 @@ def suspend(
     """Keep a site out of new rounds, or let it back."""
     with common.connect(profile) as client:
         site = common.find_site(client, name)
-        (client.unsuspend_site if lift else client.suspend_site)(site.id)
-        common.console.print(f"site {site.name} {'may take part again' if lift else 'is suspended'}")
+        if lift:
+            client.unsuspend_site(site.id)
+            common.console.print(f"site {site.name} may take part again", markup=False)
+        elif pending.done_or_asked(client, "site.suspend", site.id, lambda: client.suspend_site(site.id)):
+            common.console.print(f"site {site.name} is suspended", markup=False)
 
 
 def _begun(client: Client, site: Site) -> list[Job]:

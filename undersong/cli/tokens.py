@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undersong.cli import common
+from undersong.cli import common, pending
 from undersong.cli.lookup import find_token, find_user
 from undersong.client.types import Token, User
 from undersong.errors import UndersongError
@@ -67,6 +67,7 @@ def list_(user_name: OfUser = None, profile: common.ProfileName = None, as_json:
             "state": _state,
             "scopes": lambda token: ", ".join(token.scopes) if token.scopes else "all",
             "made": lambda token: token.created_at,
+            "last used": lambda token: token.last_used_at or "never",
             "expires": lambda token: token.expires_at.date() if token.expires_at else "never",
             "id": lambda token: token.id,
         }
@@ -83,11 +84,12 @@ def revoke(
     """End a token: at once at the coordinator, within seconds elsewhere. Again changes nothing."""
     with common.connect(profile) as client:
         if name.startswith("tok_"):
-            client.revoke_token(name)
+            token_id = name
         else:
             user_id = None if user_name is None else find_user(client, user_name).id
-            client.revoke_token(find_token(client.tokens(user_id), name).id)
-        common.console.print(f"token {name} is revoked", markup=False)
+            token_id = find_token(client.tokens(user_id), name).id
+        if pending.done_or_asked(client, "token.revoke", token_id, lambda: client.revoke_token(token_id)):
+            common.console.print(f"token {name} is revoked", markup=False)
 
 
 @users.command("list")
@@ -97,11 +99,44 @@ def list_users(profile: common.ProfileName = None, as_json: common.AsJson = Fals
         federations = {} if as_json else {found.id: found.name for found in client.federations()}
         columns = {
             "name": lambda user: user.name,
-            "roles": lambda user: _roles(user, federations),
+            "roles": lambda user: "revoked" if user.revoked_at else _roles(user, federations),
             "made": lambda user: user.created_at,
             "id": lambda user: user.id,
         }
         common.show(client.users(), columns, as_json=as_json, empty="none yet: undersong token create NAME")
+
+
+@users.command("revoke")
+def revoke_user(
+    name: Annotated[str, typer.Argument(metavar="USER", help="The user, by name or id.")],
+    profile: common.ProfileName = None,
+) -> None:
+    """End a user with all tokens and roles; jobs and entries stay. Again changes nothing."""
+    with common.connect(profile) as client:
+        user = find_user(client, name)
+        if pending.done_or_asked(client, "user.revoke", user.id, lambda: client.revoke_user(user.id)):
+            common.console.print(f"user {user.name} is revoked, with all tokens", markup=False)
+
+
+@users.command("roles")
+def set_roles(
+    name: Annotated[str, typer.Argument(metavar="USER", help="The user, by name or id.")],
+    role: Annotated[
+        list[str], typer.Option("--role", help="ROLE of all federations, or ROLE:FEDERATION; again for more.")
+    ],
+    profile: common.ProfileName = None,
+) -> None:
+    """Give a user exactly these roles; a sign-on reads those of its groups again."""
+    with common.connect(profile) as client:
+        user, roles = find_user(client, name), []
+        for each in role:
+            word, _, where = each.partition(":")
+            if word not in ROLES:
+                raise UndersongError(f"no role is called {word!r}", remedy=f"one of: {', '.join(ROLES)}")
+            roles.append({"role": word, "federation_id": client.federation(where).id if where else None})
+        told = {"roles": roles}
+        if pending.done_or_asked(client, "user.roles", user.id, lambda: client.set_roles(user.id, roles), told):
+            common.console.print(f"user {user.name} has the roles {', '.join(role)}", markup=False)
 
 
 def _life(expires: str | None, days: int | None) -> int | None:

@@ -498,6 +498,35 @@ class AsyncClient:
         """Return a site's certificates with their ends, the last first."""
         return (await self.send(calls.site_certificates(site_id))).items
 
+    async def set_roles(self, user_id: str, roles: Iterable[Mapping[str, Any]]) -> t.User:
+        """Give another user exactly these roles (admin of all federations). Idempotent."""
+        return await self.send(calls.set_roles(user_id, roles))
+
+    async def revoke_user(self, user_id: str) -> None:
+        """Revoke another user with all tokens and roles (admin of all federations). Idempotent."""
+        await self.send(calls.revoke_user(user_id))
+
+    async def request_action(
+        self, action: str, subject: str, data: Mapping[str, Any] | None = None, reason: str = ""
+    ) -> t.PendingAction:
+        """Ask for a change that another person confirms, where the two-person rule is on.
+
+        action: site.suspend, user.revoke, user.roles (`data` has the roles) or token.revoke; `subject` is the id.
+        """
+        return await self.send(calls.request_action(action, subject, data or {}, reason))
+
+    async def pending_actions(self) -> list[t.PendingAction]:
+        """Return the changes that waited or wait for a second person, newest first (admin, owner)."""
+        return await self.all(calls.pending_actions)
+
+    async def confirm_action(self, action_id: str) -> t.PendingAction:
+        """Confirm what another person asked for: it is done at once. Idempotent."""
+        return await self.send(calls.confirm_action(action_id))
+
+    async def withdraw_action(self, action_id: str) -> t.PendingAction:
+        """Withdraw a change that waits, or refuse it. Idempotent."""
+        return await self.send(calls.withdraw_action(action_id))
+
     async def audit_entries(self, most: int = 100) -> list[t.AuditEntry]:
         """Return the newest changes to sites, people and their rights, at most `most` (admin, auditor)."""
         found: list[t.AuditEntry] = []

@@ -101,6 +101,38 @@ def site_certificates(site_id: str) -> Call[t.Page[t.SiteCertificate]]:
     return _get("coordinator", f"/sites/{_id(site_id)}/certificates", t.Page[t.SiteCertificate])
 
 
+def set_roles(user_id: str, roles: Iterable[Mapping[str, Any]]) -> Call[t.User]:
+    """Give a user exactly these roles."""
+    body = {"roles": [dict(role) for role in roles]}
+    return Call("coordinator", "PUT", f"/users/{_id(user_id)}/roles", t.User, body=body)
+
+
+def revoke_user(user_id: str) -> Call[dict[str, Any]]:
+    """Revoke a user with all tokens and roles."""
+    return Call("coordinator", "DELETE", f"/users/{_id(user_id)}", dict[str, Any])
+
+
+def request_action(action: str, subject: str, data: Mapping[str, Any], reason: str) -> Call[t.PendingAction]:
+    """Ask for a change that another person confirms."""
+    body = {"action": action, "subject": subject, "data": dict(data), "reason": reason}
+    return _post("coordinator", "/pending-actions", t.PendingAction, body)
+
+
+def pending_actions(after: str | None = None) -> Call[t.Page[t.PendingAction]]:
+    """Return the changes that waited or wait for a second person."""
+    return _get("coordinator", "/pending-actions", t.Page[t.PendingAction], after=after)
+
+
+def confirm_action(action_id: str) -> Call[t.PendingAction]:
+    """Confirm what another person asked for."""
+    return _post("coordinator", f"/pending-actions/{_id(action_id)}/confirmation", t.PendingAction)
+
+
+def withdraw_action(action_id: str) -> Call[t.PendingAction]:
+    """Withdraw a change that waits, or refuse it."""
+    return Call("coordinator", "DELETE", f"/pending-actions/{_id(action_id)}", t.PendingAction)
+
+
 def audit_entries(after: str | None = None) -> Call[t.Page[t.AuditEntry]]:
     """Return what people changed, newest first."""
     return _get("coordinator", "/audit-entries", t.Page[t.AuditEntry], after=after)

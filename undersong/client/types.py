@@ -374,6 +374,7 @@ class Token(Answer):
     created_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
     scopes: list[str] | None = None
     sign_on: bool = False
 
@@ -511,6 +512,7 @@ class User(Answer):
     name: str
     roles: list[dict[str, Any]] = Field(default_factory=list)
     created_at: datetime | None = None
+    revoked_at: datetime | None = None
 
 
 class Me(Answer):
@@ -571,6 +573,23 @@ class AuditEntry(Answer):
     subject: str
     federation_id: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+class PendingAction(Answer):
+    """A change that one person asked for and another confirms; `mine`: the caller asked for it."""
+
+    id: str
+    action: str
+    subject: str
+    name: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    reason: str = ""
+    state: str
+    requester: str = ""
+    requested_at: datetime | None = None
+    expires_at: datetime | None = None
+    decider: str | None = None
+    mine: bool = False
 
 
 class Authority(Answer):

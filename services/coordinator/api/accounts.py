@@ -5,9 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from undersong.services.coordinator.account_changes import NotOneself
 from undersong.services.coordinator.accounts import OutlivesSignOn, ScopesExceeded, TokenPlan
 from undersong.services.coordinator.api.access import Admin, Id, Use
 from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.domain.two_persons import OwnTokensOnly, SecondPersonNeeded
 from undersong.services.coordinator.repository.sites import NameTaken
 from undersong.services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
 from undersong.shared.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -53,6 +55,16 @@ class NewToken(BaseModel):
     )
 
 
+class Roles(BaseModel):
+    """All roles of a user."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"roles": [{"role": "auditor", "federation_id": None}]}]}
+    )
+
+    roles: list[RoleView] = Field(max_length=100)
+
+
 class TokenQuestion(BaseModel):
     """A token that another service was shown."""
 
@@ -70,7 +82,7 @@ async def me(person: Caller, use: Use) -> UserView:
 @router.post(
     "/users",
     status_code=201,
-    responses=problems(Unauthenticated, Forbidden, NameTaken, Invalid, IdempotencyMismatch),
+    responses=problems(Unauthenticated, Forbidden, NameTaken, Invalid, SecondPersonNeeded, IdempotencyMismatch),
 )
 async def create_user(body: NewUser, person: Admin, use: Use, once: IdempotentOnce) -> UserView:
     """Make a user (admin)."""
@@ -84,10 +96,32 @@ async def list_users(person: Admin, use: Use, limit: Limit = 100, after: After =
     return Listing(items=list(page.items), next=page.next)
 
 
+@router.put(
+    "/users/{user_id}/roles",
+    responses=problems(Unauthenticated, Forbidden, NotFound, Invalid, NotOneself, SecondPersonNeeded),
+)
+async def set_roles(user_id: Id, body: Roles, person: Admin, use: Use) -> UserView:
+    """Give another user exactly these roles (admin of all federations). A sign-on reads its groups' roles again."""
+    return await use.accounts.set_roles(person, user_id, body.roles)
+
+
+@router.delete(
+    "/users/{user_id}",
+    status_code=204,
+    responses=problems(Unauthenticated, Forbidden, NotFound, NotOneself, SecondPersonNeeded),
+)
+async def revoke_user(user_id: Id, person: Admin, use: Use) -> Response:
+    """Revoke another user with all tokens and roles (admin of all federations). Idempotent."""
+    await use.accounts.revoke_user(person, user_id)
+    return Response(status_code=204)
+
+
 @router.post(
     "/tokens",
     status_code=201,
-    responses=problems(Unauthenticated, Forbidden, ScopesExceeded, OutlivesSignOn, NotFound, IdempotencyMismatch),
+    responses=problems(
+        Unauthenticated, Forbidden, ScopesExceeded, OutlivesSignOn, OwnTokensOnly, NotFound, IdempotencyMismatch
+    ),
 )
 async def create_token(body: NewToken, person: Caller, use: Use, once: IdempotentOnce) -> NewTokenView:
     """Make a token for oneself, or, as an admin, for another user. It is shown here and never again."""
@@ -108,7 +142,7 @@ async def list_tokens(
     return Listing(items=list(page.items), next=page.next)
 
 
-@router.delete("/tokens/{token_id}", status_code=204, responses=problems(Unauthenticated, NotFound))
+@router.delete("/tokens/{token_id}", status_code=204, responses=problems(Unauthenticated, NotFound, SecondPersonNeeded))
 async def revoke_token(token_id: Id, person: Caller, use: Use) -> Response:
     """Revoke a token: at once here, within five seconds at the other services. Idempotent."""
     await use.accounts.revoke_token(person, token_id)

@@ -16,6 +16,7 @@ from undersong.services.coordinator.api import (
     sign_on,
     sweeps,
     tasks,
+    two_persons,
     webhooks,
 )
 from undersong.services.coordinator.dashboard import router as dashboard_router
@@ -39,7 +40,7 @@ def application(database: Database, streams: Streams, lifespan: Lifespan | None 
         return RedirectResponse(dashboard_router.prefix, 307)
 
     jobs_and_more = (jobs, comparisons, sweeps, schedules, events, tasks)
-    people = (membership, accounts, sign_on)
+    people = (membership, accounts, two_persons, sign_on)
     modules = (federations, *jobs_and_more, *people, evidence, operations, webhooks)
     routers = [module.router for module in modules]
     app = create_app(

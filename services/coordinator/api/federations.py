@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from undersong.services.coordinator.api.access import Admin, Id, Owner, Reader, Use
 from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.domain.two_persons import SecondPersonNeeded
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.repository.sites import NameTaken, SiteFilter
 from undersong.services.coordinator.views.jobs import ExclusionView
@@ -132,7 +133,11 @@ async def get_exclusions(site: SiteParty, use: Use) -> Exclusions:
     return Exclusions(items=list(await use.sites.exclusions(SiteId(site.name))))
 
 
-@router.post("/sites/{site_id}/suspension", tags=["sites"], responses=_PEOPLE)
+@router.post(
+    "/sites/{site_id}/suspension",
+    tags=["sites"],
+    responses=problems(Unauthenticated, Forbidden, NotFound, SecondPersonNeeded),
+)
 async def suspend_site(site_id: Id, person: Owner, use: Use) -> SiteView:
     """Give the site no tasks any more and reclaim what it holds (owner). Idempotent."""
     return await use.sites.suspend(person, site_id)

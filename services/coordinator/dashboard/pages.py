@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from undersong.services.coordinator.dashboard import (
     assets,
     job_pages,
+    people_pages,
     plot_files,
     schedule_pages,
     session,
@@ -37,6 +38,7 @@ STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing 
 
 router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema=False)
 router.include_router(job_pages.router)
+router.include_router(people_pages.router)
 router.include_router(plot_files.router)
 router.include_router(schedule_pages.router)
 router.include_router(site_pages.router)

@@ -66,8 +66,8 @@ async def start_kit(site_id: str, request: Request, visitor: Visitor) -> Respons
 async def steer_site(site_id: str, act: SiteAct, request: Request, visitor: Visitor) -> Response:
     """Suspend or resume, then show the sites again."""
     await _checked(request, visitor)
-    await visitor.view.members.steer_site(site_id, act)
-    return RedirectResponse(f"{session.PATH}/sites", 303, HEADERS)
+    done = await visitor.view.members.steer_site(site_id, act)
+    return RedirectResponse(f"{session.PATH}/{'sites' if done else 'people'}", 303, HEADERS)
 
 
 async def _checked(request: Request, visitor: Visit) -> Mapping[str, str]:

@@ -40,6 +40,7 @@ from undersong.services.coordinator.repository.jobs import JobFilter
 from undersong.services.coordinator.schedules import Schedules
 from undersong.services.coordinator.sites import Sites
 from undersong.services.coordinator.sweeps import Sweeps
+from undersong.services.coordinator.two_persons import TwoPersons
 from undersong.services.coordinator.views.job_comparisons import JobComparisonView
 from undersong.services.coordinator.views.jobs import JobVerdict, JobView, RoundView, round_view
 from undersong.services.coordinator.views.schedules import ScheduleView
@@ -82,6 +83,7 @@ class CoordinatorSource:
     operations: Operations
     degraded: Callable[[], tuple[str, ...]]
     membership: Membership
+    two_persons: TwoPersons
 
     async def view(self, token: str) -> ViewModel | None:
         """Return the view of the person whose API token this is; None when the token is not valid.
@@ -106,7 +108,9 @@ class CoordinatorViewModel:
     def members(self) -> MemberView:
         """Return what the person may see and do about sites and people."""
         of = self.source
-        return MemberView(self.person, of.accounts, of.federations, of.sites, of.membership, of.auditing)
+        return MemberView(
+            self.person, of.accounts, of.federations, of.sites, of.membership, of.auditing, of.two_persons
+        )
 
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""

@@ -34,6 +34,7 @@ class User:
     created_at: datetime
     issuer: str | None = None
     subject: str | None = None
+    revoked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Token:
     revoked_at: datetime | None
     scopes: tuple[str, ...] | None = None
     sign_on: bool = False
+    last_used_at: datetime | None = None
 
 
 class AccountRepository:
@@ -144,6 +146,20 @@ class AccountRepository:
             update(TokenRow).where(TokenRow.id == token_id, TokenRow.revoked_at.is_(None)).values(revoked_at=now)
         )
 
+    async def note_use(self, token_id: str, now: datetime) -> None:
+        """Note that a token was used."""
+        await self._session.execute(update(TokenRow).where(TokenRow.id == token_id).values(last_used_at=now))
+
+    async def revoke_user(self, user_id: str, now: datetime) -> bool:
+        """Revoke a user with all tokens and roles; False when that was done before."""
+        mark = update(UserRow).where(UserRow.id == user_id, UserRow.revoked_at.is_(None)).values(revoked_at=now)
+        if (await self._session.execute(mark.returning(UserRow.id))).first() is None:
+            return False
+        mine = update(TokenRow).where(TokenRow.user_id == user_id, TokenRow.revoked_at.is_(None))
+        await self._session.execute(mine.values(revoked_at=now))
+        await self.replace_grants(user_id, ())
+        return True
+
     async def revoke_sign_ons(self, user_id: str, now: datetime) -> None:
         """Revoke all that sign-ons made for a user."""
         await self._session.execute(
@@ -172,6 +188,7 @@ class AccountRepository:
             .where(
                 TokenRow.digest == digest,
                 TokenRow.revoked_at.is_(None),
+                UserRow.revoked_at.is_(None),
                 or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now),
             )
         )
@@ -193,6 +210,7 @@ def _user(row: UserRow, grants: Sequence[GrantRow]) -> User:
         created_at=row.created_at,
         issuer=row.issuer,
         subject=row.subject,
+        revoked_at=row.revoked_at,
     )
 
 
@@ -206,4 +224,5 @@ def _token(row: TokenRow) -> Token:
         revoked_at=row.revoked_at,
         scopes=None if row.scopes is None else tuple(row.scopes),
         sign_on=row.sign_on,
+        last_used_at=row.last_used_at,
     )

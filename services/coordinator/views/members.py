@@ -84,6 +84,7 @@ class UserView(View):
     issuer: str | None = Field(
         default=None, description="Who signs the person on, and gives the roles by groups; null: tokens alone."
     )
+    revoked_at: datetime | None = None
 
 
 class TokenView(View):
@@ -97,6 +98,7 @@ class TokenView(View):
     revoked_at: datetime | None
     scopes: list[str] | None = Field(default=None, examples=[["jobs:read"]])
     sign_on: bool = Field(default=False, description="Whether a sign-on made it, for one session.")
+    last_used_at: datetime | None = Field(default=None, description="To the minute; null: never.")
 
 
 class NewTokenView(TokenView):
@@ -139,7 +141,14 @@ def site_view(site: Site, heard_since: datetime) -> SiteView:
 def user_view(user: User) -> UserView:
     """As told."""
     roles = [RoleView.model_validate({"role": g.role, "federation_id": g.federation_id}) for g in user.roles]
-    return UserView(id=user.id, name=user.name, roles=roles, created_at=user.created_at, issuer=user.issuer)
+    return UserView(
+        id=user.id,
+        name=user.name,
+        roles=roles,
+        created_at=user.created_at,
+        issuer=user.issuer,
+        revoked_at=user.revoked_at,
+    )
 
 
 def token_view(token: Token) -> TokenView:
@@ -153,6 +162,7 @@ def token_view(token: Token) -> TokenView:
         revoked_at=token.revoked_at,
         scopes=None if token.scopes is None else list(token.scopes),
         sign_on=token.sign_on,
+        last_used_at=token.last_used_at,
     )
 
 

@@ -195,6 +195,7 @@ class World:
             cases.federations, cases.sites,
             cases.accounts, self.app.state.auditing,
             Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple, self.app.state.membership,
+            cases.two_persons,
         )  # fmt: skip
 
     async def flush(self) -> None:
