@@ -71,7 +71,7 @@ class PendingAction:
     decided_at: datetime | None = None
 
     def state(self, now: datetime) -> ActionState:
-        """Return how it stands."""
+        """Return its state at this time."""
         if self.stored == "waiting":
             return "expired" if now >= self.expires_at else "waiting"
         return "confirmed" if self.stored == "confirmed" else "withdrawn"
