@@ -83,5 +83,6 @@ def _to_sign_in(request: Request) -> Response:
         return Response(status_code=401, headers={**HEADERS, "HX-Refresh": "true"})
     if request.url.path.endswith("/stream"):
         return Response(status_code=401, headers=HEADERS)
-    wanted = request.url.path if request.method == "GET" else session.PATH
+    query = f"?{request.url.query}" if request.url.query else ""
+    wanted = request.url.path + query if request.method == "GET" else session.PATH
     return RedirectResponse(f"{session.PATH}/login?next={quote(wanted)}", 303, HEADERS)

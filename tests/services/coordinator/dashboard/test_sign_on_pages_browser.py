@@ -78,7 +78,7 @@ async def test_a_person_signs_on_in_a_browser_without_a_click_too_many(
             ), "sideways"
             await page.get_by_role("link", name="Sign on with").click()
             await page.wait_for_selector("#jobs, h1")
-            await page.wait_for_url(f"{origin}/dashboard/jobs*")
+            await page.wait_for_url(f"{origin}/dashboard/jobs?tag=night")
             assert "ada" in await page.content()
             await page.get_by_role("button", name="Sign out").click()
             await page.wait_for_url(f"{origin}/dashboard/signed-out")
