@@ -133,11 +133,12 @@ class SignOn:
     async def begin_device(self, address: str, now: datetime) -> Device:
         """Begin a sign-on for a command at this address; raises RateLimited, SignOnRefused and IssuerAway."""
         self._begun.take(address)
-        answer = await self.issuer.begin_device()
+        verifier = secrets.token_urlsafe(32)
+        answer = await self.issuer.begin_device(verifier)
         lasts, interval = _whole(answer, "expires_in", 600), _whole(answer, "interval", 5)
         lasts = min(lasts, _LONGEST_DEVICE_S)
         until = (now + timedelta(seconds=lasts)).isoformat()
-        sealed = self._sealer.seal(json.dumps([answer["device_code"], until]).encode(), *_DEVICE_PLACE)
+        sealed = self._sealer.seal(json.dumps([answer["device_code"], verifier, until]).encode(), *_DEVICE_PLACE)
         complete = answer.get("verification_uri_complete")
         shown = complete if isinstance(complete, str) and complete.startswith(answer["verification_uri"]) else None
         interval = min(max(interval, _SHORTEST_POLL_S), _LONGEST_POLL_S)
@@ -147,12 +148,12 @@ class SignOn:
         """Return the token; raises DevicePending until the person has answered, then what `finish` raises."""
         self._asked.take(mark_of(handle))
         try:
-            code, until = json.loads(self._sealer.open(bytes.fromhex(handle), *_DEVICE_PLACE))
+            code, verifier, until = json.loads(self._sealer.open(bytes.fromhex(handle), *_DEVICE_PLACE))
         except (SealBrokenError, ValueError):
             raise SignOnRefused("This handle is not of this platform. Begin again: undersong login --oidc.") from None
         if now >= datetime.fromisoformat(until):
             raise SignOnRefused("The code was not confirmed in time. Begin again: undersong login --oidc.")
-        return await self._admit(await self.issuer.poll_device(code), COMMAND)
+        return await self._admit(await self.issuer.poll_device(code, verifier), COMMAND)
 
     async def _admit(self, claims: Mapping[str, Any], name: str) -> NewTokenView:
         try:

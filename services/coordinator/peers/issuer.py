@@ -137,7 +137,6 @@ class Issuer:
 
     async def authorisation_url(self, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
         """Return where a browser goes to sign on; of `verifier` only its SHA-256 is told."""
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
             "response_type": "code",
             "client_id": self.registration.client_id,
@@ -145,8 +144,7 @@ class Issuer:
             "scope": self.registration.scopes,
             "state": state,
             "nonce": nonce,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
+            **_challenge(verifier),
         }
         return _with_query((await self.metadata()).authorization_endpoint, query)
 
@@ -168,18 +166,21 @@ class Issuer:
         answer = await self._post((await self.metadata()).token_endpoint, {**form, "code_verifier": verifier})
         return await self.check_token(answer, nonce)
 
-    async def begin_device(self) -> dict[str, Any]:
-        """Return a device authorisation response (RFC 8628, section 3.2); raises SignOnRefused and IssuerAway."""
+    async def begin_device(self, verifier: str) -> dict[str, Any]:
+        """Return a device authorisation response (RFC 8628, section 3.2); raises SignOnRefused and IssuerAway.
+
+        PKCE goes with it, as Keycloak asks for it here too where a client has to use it; others ignore it.
+        """
         endpoint = (await self.metadata()).device_endpoint
         if endpoint is None:
             raise SignOnRefused("The issuer offers no sign-on for devices (RFC 8628). Use an API token.")
-        answer = await self._post(endpoint, {"scope": self.registration.scopes})
+        answer = await self._post(endpoint, {"scope": self.registration.scopes, **_challenge(verifier)})
         _check_device(answer)
         return answer
 
-    async def poll_device(self, device_code: str) -> dict[str, Any]:
+    async def poll_device(self, device_code: str, verifier: str) -> dict[str, Any]:
         """Return the claims of the ID token; raises DevicePending until the person has answered."""
-        form = {"grant_type": _DEVICE_GRANT, "device_code": device_code}
+        form = {"grant_type": _DEVICE_GRANT, "device_code": device_code, "code_verifier": verifier}
         return await self.check_token(await self._post((await self.metadata()).token_endpoint, form), None)
 
     async def check_token(self, answer: Mapping[str, Any], nonce: str | None) -> dict[str, Any]:
@@ -260,6 +261,12 @@ class Issuer:
         if not isinstance(document, dict) or (method == "GET" and answer.status_code != httpx.codes.OK):
             raise IssuerAway(f"The issuer gave no usable answer ({answer.status_code}).", retry_after_s=2)
         return answer.status_code, document
+
+
+def _challenge(verifier: str) -> dict[str, str]:
+    """Return what a request tells of a verifier (RFC 7636, section 4.2)."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return {"code_challenge": digest, "code_challenge_method": "S256"}
 
 
 def _decoded(token: str, keys: KeySet) -> dict[str, Any]:

@@ -128,22 +128,28 @@ class Issuer:
         if request.headers.get("authorization") != known:
             return JSONResponse({"error": "invalid_client"}, 401)
         if form["grant_type"] == DEVICE:
-            return self._of_device(form["device_code"])
+            return self._of_device(form["device_code"], form["code_verifier"])
         query, verifier = self.codes.pop(form["code"], {}), form["code_verifier"].encode()
         challenge = _text(hashlib.sha256(verifier).digest()).decode()
         if query.get("code_challenge") != challenge or query.get("redirect_uri") != form["redirect_uri"]:
             return JSONResponse({"error": "invalid_grant"}, 400)
         return JSONResponse({"token_type": "Bearer", "access_token": "x", "id_token": self.id_token(query["nonce"])})
 
-    async def device(self) -> Response:
-        code = secrets.token_urlsafe(8)
+    async def device(self, request: Request) -> Response:
+        """Begin as Keycloak does for a client that has to use PKCE."""
+        form, code = dict(parse_qsl((await request.body()).decode())), secrets.token_urlsafe(8)
+        if form.get("code_challenge_method") != "S256":
+            return JSONResponse({"error": "invalid_request"}, 400)
+        self.codes[code] = form
         self.devices[code] = self.device_state
         answer = {"device_code": code, "user_code": "WDJB-MJHT", "verification_uri": f"{self.url}/confirm",
                   "expires_in": 600, "interval": 1}  # fmt: skip
         return JSONResponse(answer)
 
-    def _of_device(self, code: str) -> Response:
+    def _of_device(self, code: str, verifier: str) -> Response:
         state = self.devices.get(code, "expired_token")
+        if self.codes[code]["code_challenge"] != _text(hashlib.sha256(verifier.encode()).digest()).decode():
+            state = "invalid_grant"
         if state != "confirmed":
             return JSONResponse({"error": state}, 400)
         del self.devices[code]
