@@ -19,6 +19,7 @@ from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.log_heads import LogHeads
 from undersong.services.coordinator.membership import Membership
+from undersong.services.coordinator.model_catalogue import ModelCatalogue
 from undersong.services.coordinator.peers.aggregator import Aggregator
 from undersong.services.coordinator.peers.issuer import Issuer, Registration
 from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
@@ -104,6 +105,7 @@ def _lifespan(
             app.state.auditing = Auditing(keys, registry, identity)
             app.state.membership = Membership(database, keys, settings.site_urls, settings.ca_file)
             app.state.datasheets = Datasheets(database, registry, keys, identity)
+            app.state.catalogue = ModelCatalogue(database, registry)
             app.state.dashboard = _dashboard(settings, use_cases, sealer, app)
             loops = (
                 notifier.run(),
@@ -207,6 +209,7 @@ def _dashboard(settings: CoordinatorSettings, use_cases: UseCases, sealer: Seale
         lambda: () if use_cases.notifier.answering else ("redis",),
         app.state.membership,
         use_cases.two_persons,
+        app.state.catalogue,
     )
     secure = origin.startswith("https://")
     return Dashboard(source, use_cases.signins, sealer, utc_now, origin, secure, use_cases.sign_on)

@@ -1,5 +1,6 @@
 """`undersong model …`."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,6 +136,42 @@ def promote(
         model, chosen = find_version(client, name, version)
         client.set_alias(model.id, alias, chosen.id)
         common.console.print(f"{model.name}: {alias} is now version {chosen.number} ({chosen.id})")
+
+
+@app.command()
+def diff(
+    first: ModelOrVersion,
+    second: ModelOrVersion,
+    profile: common.ProfileName = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """What distinguishes two versions: metrics, and how far each tensor moved; both files are downloaded."""
+    from undersong.model_difference import difference  # brings numpy
+
+    with common.connect(profile) as client, tempfile.TemporaryDirectory(prefix="undersong-diff-") as folder:
+        versions, files = [], []
+        for place, name in enumerate((first, second)):
+            _, found = find_version(client, name)
+            versions.append(found)
+            files.append(Path(folder) / f"{place}.safetensors")
+            client.download(found.id, files[-1])
+        moved = difference(*files)
+    names = versions[0].metrics | versions[1].metrics
+    metrics = {name: [version.metrics.get(name) for version in versions] for name in names}
+    if as_json:
+        told = {"versions": [version.id for version in versions], "metrics": metrics}
+        common.print_json(told | {"tensors": [each.model_dump(mode="json") for each in moved]})
+        return
+    for name, (before, after) in metrics.items():
+        common.console.print(f"{name}: {common.text(before)} → {common.text(after)}", markup=False)
+    columns = {
+        "tensor": lambda one: one.name,
+        "shape": lambda one: one.shape,
+        "norm": lambda one: one.norm,
+        "change": lambda one: one.change,
+        "relative": lambda one: None if one.relative is None else f"{one.relative:.2%}",
+    }
+    common.show(moved, columns, as_json=False, empty="neither has a tensor")
 
 
 def _aliases(model: Model, versions: Sequence[Version]) -> str:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from undersong.services.coordinator.dashboard import (
     assets,
     job_pages,
+    model_pages,
     people_pages,
     plot_files,
     schedule_pages,
@@ -27,6 +28,8 @@ from undersong.services.coordinator.dashboard.view_model import ViewModel
 from undersong.services.coordinator.dashboard.views import Measure
 from undersong.services.coordinator.dashboard.visits import Board, PageRoute, Visitor, jar_of
 from undersong.services.coordinator.domain.comparison import metric_names
+from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
+from undersong.services.coordinator.peers.registry import ModelFacts
 from undersong.shared.errors import Refusal, TooMany
 from undersong.shared.sections import html_page
 
@@ -38,6 +41,7 @@ STREAM_QUIET_S: Final = 15.0  # a comment this often keeps proxies from closing 
 
 router = APIRouter(prefix=session.PATH, route_class=PageRoute, include_in_schema=False)
 router.include_router(job_pages.router)
+router.include_router(model_pages.router)
 router.include_router(people_pages.router)
 router.include_router(plot_files.router)
 router.include_router(schedule_pages.router)
@@ -134,7 +138,13 @@ async def round_page(round_id: str, visitor: Visitor) -> Response:
 @router.get("/models")
 async def models_page(visitor: Visitor) -> Response:
     """Return the model versions and where each came from."""
-    return visitor.show("models.html", "Models", releases=await visitor.view.releases())
+    models: Sequence[ModelFacts] = ()
+    fault = ""
+    try:
+        models = await visitor.view.models.all()
+    except (PartyAway, PartyRefused) as error:
+        fault = error.detail
+    return visitor.show("models.html", "Models", models=models, fault=fault, releases=await visitor.view.releases())
 
 
 @router.get("/audit")

@@ -14,6 +14,7 @@ from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.clones import Clones
 from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
+from undersong.services.coordinator.dashboard.catalogue_view import CatalogueView
 from undersong.services.coordinator.dashboard.member_view import MemberView
 from undersong.services.coordinator.dashboard.view_model import RoundPage, ScheduleAct, ViewModel
 from undersong.services.coordinator.dashboard.views import (
@@ -34,6 +35,7 @@ from undersong.services.coordinator.job_comparisons import JobComparisons
 from undersong.services.coordinator.job_timelines import ANSWER_EVENTS, JobTimelines
 from undersong.services.coordinator.jobs import Jobs
 from undersong.services.coordinator.membership import Membership
+from undersong.services.coordinator.model_catalogue import ModelCatalogue
 from undersong.services.coordinator.operations import Act, Operations
 from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.repository.jobs import JobFilter
@@ -84,6 +86,7 @@ class CoordinatorSource:
     degraded: Callable[[], tuple[str, ...]]
     membership: Membership
     two_persons: TwoPersons
+    catalogue: ModelCatalogue
 
     async def view(self, token: str) -> ViewModel | None:
         """Return the view of the person whose API token this is; None when the token is not valid.
@@ -111,6 +114,11 @@ class CoordinatorViewModel:
         return MemberView(
             self.person, of.accounts, of.federations, of.sites, of.membership, of.auditing, of.two_persons
         )
+
+    @property
+    def models(self) -> CatalogueView:
+        """Return what the person may see and do about models."""
+        return CatalogueView(self.person, self.source.catalogue)
 
     async def now(self) -> NowPage:
         """Return the state of everything, newest jobs first."""

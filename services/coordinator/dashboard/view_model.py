@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from fastapi import Request
 
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage
+from undersong.services.coordinator.dashboard.catalogue_view import ModelPages
 from undersong.services.coordinator.dashboard.member_view import MemberView
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -109,6 +110,10 @@ class ViewModel(Protocol):
 
     async def comparisons(self) -> Sequence[ComparisonItem]:
         """Return every data set that several sites of a federation have."""
+
+    @property
+    def models(self) -> ModelPages:
+        """Return what the person may see and do about models."""
 
     async def releases(self) -> Sequence[PublishedVersion]:
         """Return the model versions that rounds published, newest first."""

@@ -29,13 +29,14 @@ class Answer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request; with a `key`, one that may be repeated."""
+    """One request; with a `key`, one that may be repeated; with a person's `token`, one that the person makes."""
 
     method: str
     path: str
     key: str | None = None
     json: Any = None
     params: Mapping[str, str] = field(default_factory=dict)
+    token: str | None = field(default=None, repr=False)
 
 
 class Peer:
@@ -51,7 +52,12 @@ class Peer:
             headers["traceparent"] = trace
         try:
             response = await self._http.request(
-                call.method, call.path, json=call.json, params=dict(call.params) or None, headers=headers
+                call.method,
+                call.path,
+                json=call.json,
+                params=dict(call.params) or None,
+                headers=headers if call.token is None else headers | {"authorization": f"Bearer {call.token}"},
+                auth=httpx.USE_CLIENT_DEFAULT if call.token is None else None,
             )
         except httpx.HTTPError as error:
             raise PartyAway(f"The {self._name} cannot be reached: {type(error).__name__}.", retry_after_s=2) from error

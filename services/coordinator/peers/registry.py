@@ -1,6 +1,6 @@
 """The registry, as the coordinator asks it."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import Field, ValidationError
 
-from undersong.services.coordinator.peers.peer import Answer, Call, PartyRefused, Peer
+from undersong.services.coordinator.peers.peer import Answer, Call, PartyAway, PartyRefused, Peer
 from undersong.shared.errors import NotFound
 from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
 from undersong.shared.transparency.datasheet import SignedDatasheet
@@ -19,6 +19,56 @@ class _Model(Answer):
     id: ModelId
     name: str = ""
     federation_id: FederationId | None = None
+
+
+class ModelFacts(_Model):
+    """A model in the registry: aliases with the versions at which they point, and how many versions there were."""
+
+    aliases: dict[str, VersionId] = Field(default_factory=dict)
+    versions: int = 0
+    created_at: datetime | None = None
+
+
+class _Catalogue(Answer):
+    items: list[ModelFacts]
+    next: str | None = None
+
+
+class VersionEntry(Answer):
+    """A version in a model's list."""
+
+    id: VersionId
+    number: int
+    content_digest: Digest
+    size: int = 0
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    created_at: datetime
+    claim_broken: bool = False
+    deleted_at: datetime | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The versions that this one was made of."""
+        found = self.lineage.get("parents")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+
+class _Versions(Answer):
+    items: list[VersionEntry]
+    next: str | None = None
+
+
+class TensorFacts(Answer):
+    """A tensor of a model file."""
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+
+
+class _Schema(Answer):
+    tensors: list[TensorFacts] = Field(default_factory=list, alias="schema")
 
 
 class _Models(Answer):
@@ -51,6 +101,7 @@ class VersionFacts(Answer):
     model_id: ModelId
     federation_id: FederationId
     content_digest: Digest
+    number: int = 0
     deleted_at: datetime | None = None
     lineage: dict[str, Any] = Field(default_factory=dict)
     claim_broken: bool = False
@@ -115,6 +166,61 @@ class Registry(Peer):
     async def model_name(self, model_id: str) -> str:
         """Return a model's name; raises NotFound."""
         return _Model.model_validate(await self._call(Call("GET", f"/v1/models/{quote(model_id, safe='')}"))).name
+
+    async def models(self) -> list[ModelFacts]:
+        """Return every model, of all federations."""
+        found: list[ModelFacts] = []
+        after: dict[str, str] = {}
+        while True:
+            page = _Catalogue.model_validate(
+                await self._call(Call("GET", "/v1/models", params={"limit": "500", **after}))
+            )
+            found += page.items
+            if page.next is None:
+                return found
+            after = {"after": page.next}
+
+    async def model(self, model_id: str) -> ModelFacts:
+        """Return a model with its aliases; raises NotFound."""
+        return ModelFacts.model_validate(await self._call(Call("GET", f"/v1/models/{quote(model_id, safe='')}")))
+
+    async def versions(self, model_id: str) -> list[VersionEntry]:
+        """Return every version of a model, oldest first; raises NotFound."""
+        found: list[VersionEntry] = []
+        path, after = f"/v1/models/{quote(model_id, safe='')}/versions", dict[str, str]()
+        while True:
+            page = _Versions.model_validate(await self._call(Call("GET", path, params={"limit": "500", **after})))
+            found += page.items
+            if page.next is None:
+                return found
+            after = {"after": page.next}
+
+    async def tensors(self, version_id: str) -> list[TensorFacts]:
+        """Return the tensors of a version; raises NotFound."""
+        return _Schema.model_validate(await self.version_document(version_id)).tensors
+
+    async def set_alias(self, token: str, model_id: str, alias: str, version_id: str) -> None:
+        """Point an alias at a version, as a person."""
+        path = f"/v1/models/{quote(model_id, safe='')}/aliases/{quote(alias, safe='')}"
+        await self._call(Call("PUT", path, json={"version_id": version_id}, token=token))
+
+    async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
+        """Remove an alias, as a person."""
+        path = f"/v1/models/{quote(model_id, safe='')}/aliases/{quote(alias, safe='')}"
+        await self._call(Call("DELETE", path, token=token))
+
+    async def content(self, version_id: str) -> AsyncIterator[bytes]:
+        """Yield the parts of a version's model file; raises NotFound or PartyAway before the first."""
+        path = f"/v1/versions/{quote(version_id, safe='')}/content"
+        try:
+            async with self._http.stream("GET", path) as response:
+                if not response.is_success:
+                    await response.aread()
+                    self._read(response)
+                async for part in response.aiter_bytes(1 << 18):
+                    yield part
+        except httpx.HTTPError as error:
+            raise PartyAway(f"The registry cannot be reached: {type(error).__name__}.", retry_after_s=2) from error
 
     async def add_metrics(self, version_id: str, metrics: Mapping[str, float], key: str) -> None:
         """Append an evaluation to a version."""

@@ -23,6 +23,7 @@ from undersong.services.coordinator.dashboard.source import CoordinatorSource, C
 from undersong.services.coordinator.datasheets import Datasheets
 from undersong.services.coordinator.leases import Timing
 from undersong.services.coordinator.membership import Membership
+from undersong.services.coordinator.model_catalogue import ModelCatalogue
 from undersong.services.coordinator.peers.aggregator import Aggregator
 from undersong.services.coordinator.peers.keys import Keys, KeysDirectory
 from undersong.services.coordinator.peers.registry import Registry
@@ -126,6 +127,7 @@ class World:
     conductor: Conductor
     sweeper: TaskSweeper
     neighbours: Neighbours
+    registry: Registry
     authority: CertificateAuthority
     notifier: Notifier
     streams: Streams
@@ -196,6 +198,7 @@ class World:
             cases.accounts, self.app.state.auditing,
             Datasheets(self.database, nothing, nothing, nothing), cases.operations, tuple, self.app.state.membership,
             cases.two_persons,
+            ModelCatalogue(self.database, self.registry),
         )  # fmt: skip
 
     async def flush(self) -> None:
@@ -283,6 +286,7 @@ async def make_world(url: str, redis_url: str, folder: Path) -> AsyncIterator[Wo
             conductor=conductor,
             sweeper=TaskSweeper(database, TIMING),
             neighbours=neighbours,
+            registry=registry,
             authority=authority,
             notifier=notifier,
             streams=streams,

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.services.coordinator.dashboard.members import PlainMembers
+from tests.services.coordinator.dashboard.models import PlainModels
 from tests.services.coordinator.dashboard.sweeps import make_sweep
 from tests.shared.statistics.hospitals import SITES, federate, hospital
 from tests.shared.transparency.sheets import exact, noisy, sheet
@@ -198,6 +199,7 @@ class FakeViewModel:
     all_sites: list[SiteItem] = field(default_factory=list)
     all_comparisons: list[ComparisonItem] = field(default_factory=list)
     all_releases: list[PublishedVersion] = field(default_factory=list)
+    plain_models: PlainModels = field(default_factory=PlainModels)
     all_schedules: list[ScheduleView] = field(default_factory=lambda: make_schedules())
     all_sweeps: list[SweepView] = field(default_factory=lambda: [make_sweep()])
     degraded: tuple[str, ...] = ()
@@ -305,6 +307,10 @@ class FakeViewModel:
 
     async def sites(self) -> list[SiteItem]:
         return self.all_sites
+
+    @property
+    def models(self) -> PlainModels:
+        return self.plain_models
 
     async def releases(self) -> list[PublishedVersion]:
         return self.all_releases

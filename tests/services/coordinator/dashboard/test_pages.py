@@ -30,6 +30,8 @@ PAGES = (
     "/schedules",
     "/sweeps",
     "/sweeps/swp_1",
+    "/models/mdl_1",
+    "/models/mdl_1/comparison?first=1&second=3",
     "/jobs/job_01running",
     "/jobs/job_02failed",
     "/jobs/job_01running/timeline",
@@ -154,6 +156,7 @@ async def test_an_agents_alarm_stands_in_its_sites_row(browser: httpx.AsyncClien
 
 async def test_empty_pages_teach_the_next_command(browser: httpx.AsyncClient, view) -> None:
     view.all_jobs, view.all_rounds, view.all_sites, view.all_releases = [], [], [], []
+    view.plain_models.listed = []
     assert "undersong federation create" in (await browser.get(ROOT)).text
     assert "undersong job submit" in (await browser.get(f"{ROOT}/jobs")).text
     assert "undersong site invite" in (await browser.get(f"{ROOT}/sites")).text
