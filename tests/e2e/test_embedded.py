@@ -1,6 +1,7 @@
 """The embedded platform for real: jobs over REST on real processes, some of which are killed meanwhile."""
 
 import hashlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,19 @@ def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
     target = tmp_path / "model.safetensors"
     assert client.download(newest.id, target) == hashlib.sha256(target.read_bytes()).hexdigest()
     assert newest.lineage["job_id"] == job.id
+    with httpx.Client(base_url=client.profile.coordinator_url, verify=client.profile.ca_file or True) as browser:
+        browser.post("/dashboard/login", data={"token": client.profile.token})
+        page = browser.get(f"/dashboard/models/{model.id}").text
+        assert f"/dashboard/versions/{newest.id}/model.safetensors" in page
+        assert browser.get(f"/dashboard/versions/{newest.id}/model.safetensors").content == target.read_bytes()
+        csrf = re.search(r'name="csrf" value="([^"]+)"', page)[1]  # type: ignore[index]
+        form = {"csrf": csrf, "alias": "champion", "version": newest.id}
+        assert browser.post(f"/dashboard/models/{model.id}/aliases/set", data=form).status_code == 303
+        assert client.model(model.id).aliases == {"champion": newest.id}
+        compared = browser.get(f"/dashboard/models/{model.id}/comparison?first=1&second=2").text
+        assert "The same names, shapes and types." in compared
+        browser.post(f"/dashboard/models/{model.id}/aliases/remove", data=form)
+        assert client.model(model.id).aliases == {}
 
 
 def test_a_budget_for_two_rounds_ends_a_job_of_three(platform: Platform) -> None:
