@@ -242,6 +242,13 @@ def write_mock(description: MockDescription, folder: Path, seed: int) -> Path:
     return declared
 
 
+def sample(description: MockDescription, seed: int) -> list[tuple[str, ...]]:
+    """Return the names of the columns, and drawn rows as texts; of columns without images."""
+    random = np.random.default_rng(seed)
+    cells = [_drawn(column, description.rows, random) for column in description.columns.values()]
+    return [tuple(description.columns), *zip(*cells, strict=True)]
+
+
 def _array(column: MockColumn, rows: int, random: np.random.Generator) -> npt.NDArray[Any]:
     """Return a column of an npz file: pixels, numbers with NaN for missing, or texts."""
     if column.shape is not None:

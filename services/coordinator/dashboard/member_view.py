@@ -1,5 +1,6 @@
 """What one signed-in person may see and do about sites and people: the calls of the API, with the same refusals."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.dashboard import translate
 from undersong.services.coordinator.dashboard.audit_views import Key
+from undersong.services.coordinator.dashboard.data_views import DataItem, data_item
 from undersong.services.coordinator.domain.two_persons import Action, SecondPersonNeeded
 from undersong.services.coordinator.federations import Federations
 from undersong.services.coordinator.membership import Membership
@@ -27,6 +29,7 @@ from undersong.shared.web.idempotency import Once
 SiteAct = Literal["suspend", "resume"]
 INVITED_FOR_S = 7 * 86_400  # seconds that a token from the page is good
 _MOST = 500
+_MOST_DATA = 50  # data sets on the page
 _SHOWN = 30
 _MOST_KEYS = 5000
 
@@ -91,6 +94,17 @@ class MemberView:
         except (PartyAway, PartyRefused, ValidationError):
             return {}
         return {key.subject: key for key in keys if key.kind == "site"}
+
+    async def data(self) -> Sequence[DataItem]:
+        """Return the data sets of the person's federations, side by side."""
+        found = list(await self.sites.comparisons(self.person))[:_MOST_DATA]
+        federations = {each.id: each.name for each in (await self.federations.list(self.person, _MOST, None)).items}
+        members: dict[str, list[SiteView]] = {}
+        for site in (await self.sites.list(self.person, _MOST, None)).items:
+            members.setdefault(site.federation_id, []).append(site)
+        return await asyncio.to_thread(
+            lambda: [data_item(each, members.get(each.federation_id, ()), federations) for each in found]
+        )
 
     async def invite(self, site_id: str) -> tuple[SiteView, NewInvitationView]:
         """Return a site with a new enrolment token for it."""

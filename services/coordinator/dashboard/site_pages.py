@@ -29,6 +29,12 @@ async def sites_page(visitor: Visitor) -> Response:
     return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons, members=members)
 
 
+@router.get("/data")
+async def data_page(visitor: Visitor) -> Response:
+    """Return the data sets as sites declare them, side by side."""
+    return visitor.show("data.html", "Sites", data=await visitor.view.members.data())
+
+
 @router.post("/sites/invitations")
 async def invite_new_site(request: Request, visitor: Visitor) -> Response:
     """Make a site and show its enrolment token, this once."""

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.services.coordinator.dashboard.conftest import csrf
-from tests.services.coordinator.world import World
+from tests.services.coordinator.world import World, profile
 from undersong.services.coordinator.dashboard import Dashboard
 from undersong.shared.clock import utc_now
 from undersong.shared.identity.sealing import Sealer
@@ -108,3 +108,30 @@ async def test_a_certificate_that_ends_soon_is_warned_of(browser: httpx.AsyncCli
     assert "is it running?" in page
     assert "to enrol with a new key" in page
     assert "hearts &lt;b&gt;" in page
+
+
+async def test_data_sets_stand_side_by_side(small_world: World, admin: httpx.AsyncClient) -> None:
+    world = small_world
+    assert "No data set yet" in (await admin.get("/dashboard/data")).text
+    federation = await world.federation("hearts <i>")
+    await world.site(federation, "north")
+    other = profile()
+    heart = other["datasets"][0]
+    heart["rows"] = None
+    heart["columns"] = [{**each, "categories": ["m", "w<b>"]} if each["name"] == "sex" else each
+                        for each in heart["columns"] if each["name"] != "chol"]  # fmt: skip
+    await world.site(federation, "south", other)
+    page = (await admin.get("/dashboard/data")).text
+    assert "hearts &lt;i&gt;" in page
+    assert "missing at south" in page
+    assert "category: m, w&lt;b&gt;" in page
+    assert "not told" in page
+    assert "Mock rows" in page
+    foreign = await signed_in(world, await _token(world, await world.federation("other")))
+    assert "heart" not in (await foreign.get("/dashboard/data")).text.replace("hearts", "").partition("<main")[2]
+    await foreign.aclose()
+
+
+async def _token(world: World, federation: str) -> str:
+    client = await world.person("stranger", ("scientist", federation))
+    return client.headers["authorization"].removeprefix("Bearer ")
