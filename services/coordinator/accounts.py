@@ -123,12 +123,14 @@ class Accounts:
 
         return await self._database.run("user.create", once(work))
 
-    async def users(self, person: Principal, limit: int, after: str | None) -> Page[UserView]:
+    async def users(
+        self, person: Principal, limit: int, after: str | None, *, name: str | None = None, sort: str = "created"
+    ) -> Page[UserView]:
         """Return all users; for admins."""
         _may_grant(person, None)
 
         async def work(tx: Transaction) -> Page[UserView]:
-            return (await AccountRepository(tx).users(limit, after)).map(user_view)
+            return (await AccountRepository(tx).users(limit, after, name=name, sort=sort)).map(user_view)
 
         return await self._database.read("users.list", work)
 
@@ -160,14 +162,23 @@ class Accounts:
         token = self._sealer.open(bytes.fromhex(sealed.token), *_PLACE).decode()
         return sealed.model_copy(update={"token": token})
 
-    async def tokens(self, person: Principal, user_id: str | None, limit: int, after: str | None) -> Page[TokenView]:
+    async def tokens(
+        self,
+        person: Principal,
+        user_id: str | None,
+        limit: int,
+        after: str | None,
+        *,
+        name: str | None = None,
+        sort: str = "created",
+    ) -> Page[TokenView]:
         """One's own tokens; an admin's look at those of another."""
         owner = user_id or person.user_id
         if owner != person.user_id:
             _may_grant(person, None)
 
         async def work(tx: Transaction) -> Page[TokenView]:
-            return (await AccountRepository(tx).tokens(owner, limit, after)).map(token_view)
+            return (await AccountRepository(tx).tokens(owner, limit, after, name=name, sort=sort)).map(token_view)
 
         return await self._database.read("tokens.list", work)
 

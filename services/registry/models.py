@@ -57,7 +57,13 @@ class Models:
         return await self._database.read("model.get", work)
 
     async def page(
-        self, asker: Asker, federation_id: str | None, name: str | None, limit: int, after: str | None
+        self,
+        asker: Asker,
+        federation_id: str | None,
+        name: str | None,
+        limit: int,
+        after: str | None,
+        sort: str = "created",
     ) -> Page[ModelView]:
         """Return the models that the asker may see."""
         federations = readable(asker)
@@ -66,7 +72,7 @@ class Models:
             federations = wanted if federations is None else federations & wanted
 
         async def work(tx: Transaction) -> Page[ModelView]:
-            return (await ModelRepository(tx).models(federations, name, limit, after)).map(ModelView.of)
+            return (await ModelRepository(tx).models(federations, name, limit, after, sort)).map(ModelView.of)
 
         return await self._database.read("model.page", work)
 

@@ -147,14 +147,16 @@ class Versions:
         """Return the whole version."""
         return VersionView.of(await self.load(asker, version_id))
 
-    async def page(self, asker: Asker, model_id: str, limit: int, after: int | None) -> Page[VersionSummary]:
+    async def page(
+        self, asker: Asker, model_id: str, limit: int, after: int | None, sort: str = "number"
+    ) -> Page[VersionSummary]:
         """Return a model's versions in order."""
 
         async def work(tx: Transaction) -> Page[VersionSummary]:
             repository = ModelRepository(tx)
             check_reader(asker, (await repository.model(model_id)).federation_id, no_model(model_id))
             bound = None if after is None else str(after)
-            return (await repository.versions(model_id, limit, bound)).map(VersionSummary.of)
+            return (await repository.versions(model_id, limit, bound, sort)).map(VersionSummary.of)
 
         return await self._database.read("version.page", work)
 

@@ -16,7 +16,7 @@ from undersong.shared.errors import Forbidden, Invalid, NotFound, Unauthenticate
 from undersong.shared.identity.verify import Party
 from undersong.shared.web.access import Caller, service_party
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.paging import After, ByTimeOrName, Limit, Listing, NamePart
 from undersong.shared.web.problems import problems
 from undersong.shared.web.scopes import SCOPES, Scope
 
@@ -90,9 +90,16 @@ async def create_user(body: NewUser, person: Admin, use: Use, once: IdempotentOn
 
 
 @router.get("/users", responses=problems(Unauthenticated, Forbidden))
-async def list_users(person: Admin, use: Use, limit: Limit = 100, after: After = None) -> Listing[UserView]:
+async def list_users(
+    person: Admin,
+    use: Use,
+    name: NamePart = None,
+    sort: ByTimeOrName = "created",
+    limit: Limit = 100,
+    after: After = None,
+) -> Listing[UserView]:
     """Return all users (admin of all federations)."""
-    page = await use.accounts.users(person, limit, after)
+    page = await use.accounts.users(person, limit, after, name=name, sort=sort)
     return Listing(items=list(page.items), next=page.next)
 
 
@@ -134,11 +141,13 @@ async def list_tokens(
     person: Caller,
     use: Use,
     user_id: Annotated[str | None, Query(max_length=64)] = None,
+    name: NamePart = None,
+    sort: ByTimeOrName = "created",
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[TokenView]:
     """Return the caller's tokens; an admin may ask for another user's."""
-    page = await use.accounts.tokens(person, user_id, limit, after)
+    page = await use.accounts.tokens(person, user_id, limit, after, name=name, sort=sort)
     return Listing(items=list(page.items), next=page.next)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from undersong.services.coordinator.repository.sites import NameTaken
 from undersong.services.coordinator.tables import GrantRow, TokenRow, UserRow
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import TokenId, UserId
 
@@ -106,9 +106,15 @@ class AccountRepository:
         row = await self._session.scalar(select(UserRow).where(UserRow.name == name))
         return (await self._with_roles([row]))[0] if row else None
 
-    async def users(self, limit: int, after: str | None) -> Page[User]:
-        """Return a page of users."""
-        found = await page(self._session, select(UserRow), UserRow.id, limit, after)
+    async def users(
+        self, limit: int, after: str | None, *, name: str | None = None, sort: str = "created"
+    ) -> Page[User]:
+        """Return a page of users that have a part of the name, by `created` or `name`."""
+        query = select(UserRow)
+        if name is not None:
+            query = query.where(UserRow.name.icontains(name, autoescape=True))
+        by, falling = ordering(sort, {"name": UserRow.name})
+        found = await page(self._session, query, UserRow.id, limit, after, descending=falling, by=by)
         return Page(await self._with_roles(found.items), found.next)
 
     async def add_token(self, token: Token, digest: str) -> None:
@@ -133,12 +139,17 @@ class AccountRepository:
             raise no_such("token", token_id)
         return _token(row)
 
-    async def tokens(self, user_id: str | None, limit: int, after: str | None) -> Page[Token]:
-        """Return a page of tokens, of one user or of all."""
-        query = select(TokenRow)
-        if user_id is not None:
-            query = query.where(TokenRow.user_id == user_id)
-        return (await page(self._session, query, TokenRow.id, limit, after)).map(_token)
+    async def tokens(
+        self, user_id: str | None, limit: int, after: str | None, *, name: str | None = None, sort: str = "created"
+    ) -> Page[Token]:
+        """Return a page of tokens, of one user or of all, that have a part of the name, by `created` or `name`."""
+        seen = true() if user_id is None else TokenRow.user_id == user_id
+        query = select(TokenRow).where(seen)
+        if name is not None:
+            query = query.where(TokenRow.name.icontains(name, autoescape=True))
+        by, falling = ordering(sort, {"name": TokenRow.name})
+        found = page(self._session, query, TokenRow.id, limit, after, descending=falling, by=by, within=seen)
+        return (await found).map(_token)
 
     async def revoke_token(self, token_id: str, now: datetime) -> None:
         """Revoke; a second time changes nothing."""

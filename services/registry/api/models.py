@@ -45,7 +45,7 @@ from undersong.shared.learning.safetensors import BadModelFile
 from undersong.shared.web.access import Actor, TokenRefused
 from undersong.shared.web.body import announced_digest, receive
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
-from undersong.shared.web.paging import After, AfterNumber, Limit, Listing
+from undersong.shared.web.paging import After, AfterNumber, ByTimeOrName, Limit, Listing
 from undersong.shared.web.problems import problem_response, problems, request_id_of
 
 MEDIA_TYPE = "application/vnd.safetensors"
@@ -93,12 +93,13 @@ async def list_models(
     actor: Actor,
     models: ModelsDep,
     federation_id: Annotated[str | None, Query(max_length=64)] = None,
-    name: Annotated[str | None, Query(max_length=100)] = None,
+    name: Annotated[str | None, Query(max_length=100, description="The whole name.")] = None,
+    sort: ByTimeOrName = "created",
     limit: Limit = 100,
     after: After = None,
 ) -> Listing[ModelView]:
     """Return the models of the caller's federations."""
-    page = await models.page(actor, federation_id, name, limit, after)
+    page = await models.page(actor, federation_id, name, limit, after, sort)
     return Listing(items=list(page.items), next=page.next)
 
 
@@ -110,10 +111,17 @@ async def get_model(model_id: ModelPath, actor: Actor, models: ModelsDep) -> Mod
 
 @router.get("/models/{model_id}/versions")
 async def list_versions(
-    model_id: ModelPath, actor: Actor, versions: VersionsDep, limit: Limit = 100, after: AfterNumber = None
+    model_id: ModelPath,
+    actor: Actor,
+    versions: VersionsDep,
+    sort: Annotated[
+        Literal["number", "-number"], Query(description="Oldest first, or with a minus newest.")
+    ] = "number",
+    limit: Limit = 100,
+    after: AfterNumber = None,
 ) -> Listing[VersionSummary]:
-    """Return a model's versions, oldest first; deleted ones keep their record."""
-    page = await versions.page(actor, model_id, limit, after)
+    """Return a model's versions; deleted ones keep their record."""
+    page = await versions.page(actor, model_id, limit, after, sort)
     return Listing(items=list(page.items), next=page.next)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from undersong.services.registry.domain import (
@@ -25,7 +25,7 @@ from undersong.services.registry.tables import (
     ModelRow,
     VersionRow,
 )
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import Digest, FederationId, ModelId, VersionId
 
@@ -62,15 +62,15 @@ class ModelRepository:
         return _model(row, await self._aliases([row.id]))
 
     async def models(
-        self, federations: frozenset[str] | None, name: str | None, limit: int, after: str | None
+        self, federations: frozenset[str] | None, name: str | None, limit: int, after: str | None, sort: str = "created"
     ) -> Page[RegisteredModel]:
-        """Models of these federations (None: all), with their aliases."""
-        query = select(ModelRow)
-        if federations is not None:
-            query = query.where(ModelRow.federation_id.in_(federations))
+        """Models of these federations (None: all), with their aliases, by `created` or `name`."""
+        seen = true() if federations is None else ModelRow.federation_id.in_(federations)
+        query = select(ModelRow).where(seen)
         if name is not None:
             query = query.where(ModelRow.name == name)
-        rows = await page(self._session, query, ModelRow.id, limit, after)
+        by, falling = ordering(sort, {"name": ModelRow.name})
+        rows = await page(self._session, query, ModelRow.id, limit, after, descending=falling, by=by, within=seen)
         aliases = await self._aliases([row.id for row in rows.items])
         return rows.map(lambda row: _model(row, aliases))
 
@@ -161,10 +161,11 @@ class ModelRepository:
         """Return those of the versions that exist."""
         return await self._versions(select(VersionRow).where(VersionRow.id.in_(list(ids))))
 
-    async def versions(self, model_id: str, limit: int, after: str | None) -> Page[Version]:
-        """Return a model's versions in order, deleted ones too; `after` is a number."""
+    async def versions(self, model_id: str, limit: int, after: str | None, sort: str = "number") -> Page[Version]:
+        """Return a model's versions by `number`, or with `-number` newest first, deleted ones too; `after` is one."""
         query = select(VersionRow).where(VersionRow.model_id == model_id)
-        rows = await page(self._session, query, VersionRow.number, limit, after)
+        _, falling = ordering(sort, {})
+        rows = await page(self._session, query, VersionRow.number, limit, after, descending=falling)
         ids = [row.id for row in rows.items]
         evaluations, audits = await self._evaluations(ids), await self._audits(ids)
         return rows.map(lambda row: _version(row, evaluations.get(row.id, []), audits.get(row.id, [])))

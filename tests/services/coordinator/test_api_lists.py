@@ -62,3 +62,14 @@ async def test_rounds_and_schedules(small_world: World) -> None:
     path = f"/v1/federations/{federation}/schedules"
     assert await names(world, path, name="b", sort="-created") == ["B2", "b"]
     assert set(await names(world, path, sort="name")) == {"a", "b", "B2"}
+
+
+async def test_users_and_tokens(small_world: World) -> None:
+    world = small_world
+    for name in ("Ada", "bob", "Adam"):
+        await world.person(name, ("auditor", None))
+    assert await names(world, "/v1/users", name="ada", sort="-name") == ["Adam", "Ada"]
+    for name in ("b", "a"):
+        assert (await world.admin.post("/v1/tokens", json={"name": name})).status_code == 201
+    assert (await names(world, "/v1/tokens", sort="name"))[:2] == ["a", "b"]
+    assert await names(world, "/v1/tokens", name="B", sort="-created") == ["b", "bootstrap"]

@@ -35,6 +35,12 @@ async def test_models_are_listed_by_federation_and_name(world: World) -> None:
     assert [model["name"] for model in listing["items"]] == ["a", "b"]
     rest = (await world.ask("ust_scientist", "GET", "/models", params={"after": listing["next"]})).json()
     assert ([model["name"] for model in rest["items"]], rest["next"]) == (["c"], None)
+    falling = (await world.ask("ust_scientist", "GET", "/models", params={"sort": "-name", "limit": 2})).json()
+    assert [model["name"] for model in falling["items"]] == ["c", "b"]
+    last = (
+        await world.ask("ust_scientist", "GET", "/models", params={"sort": "-name", "after": falling["next"]})
+    ).json()
+    assert [model["name"] for model in last["items"]] == ["a"]
     named = await world.ask(world.parties.coordinator, "GET", "/models", params={"federation_id": "fed_a", "name": "b"})
     assert [model["name"] for model in named.json()["items"]] == ["b"]
     for stranger in ("ust_stranger", world.parties.other_site):

@@ -74,16 +74,15 @@ async def test_numbers_run_without_gaps_and_pages_cover_all(world: World, make_f
     for number in range(5):
         version = await world.publish(model_id, make_file(number), round_id=f"rnd_{number}")
         assert version["number"] == number
-    seen, after = [], {}
-    while True:
-        page = (
-            await world.ask("ust_auditor", "GET", f"/models/{model_id}/versions", params={"limit": 2} | after)
-        ).json()
-        seen += [version["number"] for version in page["items"]]
-        if page["next"] is None:
-            break
-        after = {"after": page["next"]}
-    assert seen == [0, 1, 2, 3, 4]
+    for sort, expected in (("number", [0, 1, 2, 3, 4]), ("-number", [4, 3, 2, 1, 0])):
+        seen, query = [], {"limit": 2, "sort": sort}
+        while True:
+            page = (await world.ask("ust_auditor", "GET", f"/models/{model_id}/versions", params=query)).json()
+            seen += [version["number"] for version in page["items"]]
+            if page["next"] is None:
+                break
+            query["after"] = page["next"]
+        assert seen == expected
 
 
 async def test_training_must_keep_the_parents_shapes(world: World, make_file: File) -> None:
