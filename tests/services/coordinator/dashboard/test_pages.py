@@ -37,6 +37,8 @@ PAGES = (
     "/jobs/job_01running/timeline",
     "/rounds/rnd_train3",
     "/sites",
+    "/people",
+    "/data",
     "/models",
     "/privacy",
     "/versions/ver_5/datasheet",

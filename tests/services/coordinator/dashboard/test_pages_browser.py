@@ -29,7 +29,8 @@ PAGES = {"now": "", "jobs": "/jobs", "compare": "/compare?jobs=job_01running,job
          "timeline": "/jobs/job_01running/timeline", "figures": "/jobs/job_04figures",
          "schedules": "/schedules", "sweeps": "/sweeps", "sweep": "/sweeps/swp_1",
          "submit": "/submit", "again": "/submit?job=job_01running",
-         "round": "/rounds/rnd_train3", "sites": "/sites", "models": "/models", "model": "/models/mdl_1?metric=auc",
+         "round": "/rounds/rnd_train3", "sites": "/sites",
+         "people": "/people", "data": "/data", "models": "/models", "model": "/models/mdl_1?metric=auc",
          "versions": "/models/mdl_1/comparison?first=1&second=3", "privacy": "/privacy",
          "datasheet": "/versions/ver_5/datasheet", "keys": "/keys", "operations": "/operations"}  # fmt: skip
 
