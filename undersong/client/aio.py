@@ -85,7 +85,8 @@ class AsyncClient:
             if response.status_code not in wire.TRY_AGAIN or last or time.monotonic() + pause_s > until:
                 break
             await asyncio.sleep(pause_s)
-        return wire.parse(call, response)
+        answer = wire.parse(call, response)
+        return answer.asked_by(self) if isinstance(answer, t.Answer) else answer
 
     async def all(self, page_of: Callable[[str | None], Call[t.Page[T]]]) -> list[T]:
         """Return every item of a paginated list; ApiError where the service names a page that was read before."""
@@ -95,7 +96,7 @@ class AsyncClient:
         while True:
             call = page_of(after)
             page = await self.send(call)
-            found += page.items
+            found += [each.asked_by(self) if isinstance(each, t.Answer) else each for each in page.items]
             if page.next is None:
                 return found
             after = wire.further(call, page.next, seen)

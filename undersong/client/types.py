@@ -4,10 +4,12 @@ Every type keeps fields that it does not know (a newer service may send more), s
 """
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from undersong.client import frames
+from undersong.client.showing import html_of
 from undersong.shared.statistics.results import Result
 from undersong.shared.wire.privacy import terms_sentence
 
@@ -22,6 +24,18 @@ class Answer(BaseModel):
     """The base of every answer: frozen, tolerant of fields that are newer than this client."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
+    _client: Any = PrivateAttr(default=None)
+
+    def asked_by(self, client: object) -> Self:
+        """Keep the client that asked, so that the answer can ask for more (`frames`)."""
+        self._client = client
+        return self
+
+    def _repr_html_(self) -> str:
+        """Return a table of the fields, for notebooks."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        named = fields.pop("name", None) or fields.get("id", "")
+        return html_of(f"{type(self).__name__} {named}", fields, state=str(fields.pop("state", "")))
 
 
 class Page(Answer, Generic[T]):
@@ -203,6 +217,30 @@ class Job(Answer):
     created_at: datetime | None = None
     finished_at: datetime | None = None
 
+    def rounds_frame(self) -> Any:
+        """Return a pandas data frame with a row for each round; of an asynchronous client, a coroutine of it."""
+        return frames.asked(self._client, lambda client: client.rounds(self.id), frames.rounds_frame)
+
+    def metrics_frame(self) -> Any:
+        """Return a pandas data frame with a row for each evaluation; of an asynchronous client, a coroutine of it."""
+        return frames.asked(self._client, lambda client: client.compare_jobs([self.id]), frames.curves_frame)
+
+    def _repr_html_(self) -> str:
+        """Return how far the job is, for notebooks."""
+        fields = {
+            "why": self.explanation or self.reason or self.last_failure,
+            "recipe": (self.spec.get("recipe") or {}).get("name"),
+            "data set": (self.spec.get("data") or {}).get("dataset"),
+            "engine": self.spec.get("engine"),
+            "tags": self.spec.get("tags"),
+            "newest version": self.version_id,
+            "privacy": None if self.privacy is None else self.privacy.sentence,
+            "id": self.id,
+        }
+        done, rounds = self.progress.get("trained"), self.progress.get("rounds")
+        bar = (done, rounds) if isinstance(done, int) and isinstance(rounds, int) else None
+        return html_of(self.name, fields, bar=bar, state=self.state)
+
     @property
     def finished(self) -> bool:
         """Whether nothing more will happen."""
@@ -257,6 +295,14 @@ class JobComparison(Answer):
     jobs: list[ComparedJob]
     settings: list[SettingDifference] = Field(default_factory=list)
     metrics: list[str] = Field(default_factory=list)
+
+    def frame(self) -> Any:
+        """Return a pandas data frame with a row for each evaluation of each job."""
+        return frames.curves_frame(self)
+
+    def _repr_html_(self) -> str:
+        """Return the jobs with their newest metrics, for notebooks."""
+        return html_of("Comparison", {job.name: {"state": job.state, **job.metrics} for job in self.jobs})
 
 
 class Round(Answer):
@@ -503,6 +549,10 @@ class Sweep(SweepItem):
     epsilon: float | None = None
     delta: float | None = None
     jobs: list[SweepJob] = []
+
+    def frame(self) -> Any:
+        """Return a pandas data frame with a row for each job."""
+        return frames.sweep_frame(self)
 
 
 class User(Answer):
