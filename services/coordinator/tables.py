@@ -101,6 +101,7 @@ class RoundRow(Base):
     __table_args__ = (
         UniqueConstraint("job_id", "kind", "number", "attempt"),
         Index("ix_rounds_phase_next_check_at", "phase", "next_check_at"),
+        Index("ix_rounds_phase_finished_at", "phase", "finished_at", "kind", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -139,6 +140,7 @@ class TaskRow(Base):
         UniqueConstraint("round_id", "site_id"),
         Index("ix_tasks_state_lease_expires_at", "state", "lease_expires_at"),
         Index("ix_tasks_site_id_state", "site_id", "state"),
+        Index("ix_tasks_state_finished_at", "state", "finished_at"),
         Index(
             "ix_tasks_at_fault",
             "job_id",

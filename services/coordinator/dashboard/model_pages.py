@@ -1,7 +1,7 @@
 """The pages of models: versions, aliases, lineage, what distinguishes two versions, and the files."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from undersong.services.coordinator.dashboard import session
 from undersong.services.coordinator.dashboard.lineage import lineage
+from undersong.services.coordinator.dashboard.paging import PageNumber, part_of
 from undersong.services.coordinator.dashboard.rendering import HEADERS
 from undersong.services.coordinator.dashboard.sweep_plot import rises
 from undersong.services.coordinator.dashboard.visits import PageRoute, Visitor
@@ -17,18 +18,25 @@ from undersong.services.coordinator.peers.registry import VersionEntry
 
 router = APIRouter(route_class=PageRoute)
 Word = Annotated[str, Query(max_length=200)]
+VERSIONS_SHOWN: Final = 50
 
 
 @router.get("/models/{model_id}")
-async def model_page(model_id: str, visitor: Visitor, metric: Word = "", job: Word = "") -> Response:
+async def model_page(
+    model_id: str, visitor: Visitor, metric: Word = "", job: Word = "", page: PageNumber = 1
+) -> Response:
     """Return a model: its versions, newest first or the best by a metric first, its aliases and its lineage."""
     model, versions = await visitor.view.models.model(model_id)
     names = metric_names(each.metrics for each in versions)
     chosen = [each for each in versions if job in ("", each.lineage.get("job_id"))]
     jobs = list(dict.fromkeys(str(each.lineage.get("job_id")) for each in versions if each.lineage.get("job_id")))
+    shown, more = part_of(_ordered(chosen, metric if metric in names else ""), page, VERSIONS_SHOWN)
     values = {
         "model": model,
-        "versions": _ordered(chosen, metric if metric in names else ""),
+        "versions": shown,
+        "more": more,
+        "page": page,
+        "numbers": {each.id: each.number for each in versions},
         "best": {name: _best(chosen, name) for name in names},
         "metric": metric if metric in names else "",
         "metrics": names,

@@ -1,7 +1,7 @@
 """The page of sites: how they are, and the forms that invite, suspend and resume them."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -9,6 +9,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from undersong.services.coordinator.dashboard import session
 from undersong.services.coordinator.dashboard.member_view import SiteAct
+from undersong.services.coordinator.dashboard.paging import PageNumber, part_of
 from undersong.services.coordinator.dashboard.rendering import HEADERS
 from undersong.services.coordinator.dashboard.visits import PageRoute, Visit, Visitor
 from undersong.services.coordinator.domain.parts import Name
@@ -17,16 +18,18 @@ from undersong.services.coordinator.views.membership import NewInvitationView
 from undersong.shared.errors import Invalid
 
 router = APIRouter(route_class=PageRoute)
+SITES_SHOWN: Final = 50
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _TOKEN: TypeAdapter[str] = TypeAdapter(Annotated[str, StringConstraints(pattern=r"^use_[A-Za-z0-9_-]{20,100}$")])
 
 
 @router.get("/sites")
-async def sites_page(visitor: Visitor) -> Response:
-    """Return the sites and how they are."""
+async def sites_page(visitor: Visitor, page: PageNumber = 1) -> Response:
+    """Return the sites and how they are, so many on a page."""
     sites, comparisons = await visitor.view.sites(), await visitor.view.comparisons()
-    members = await visitor.view.members.page()
-    return visitor.show("sites.html", "Sites", sites=sites, comparisons=comparisons, members=members)
+    members, (shown, more) = await visitor.view.members.page(), part_of(sites, page, SITES_SHOWN)
+    values = {"sites": shown, "more": more, "page": page, "comparisons": comparisons, "members": members}
+    return visitor.show("sites.html", "Sites", **values)
 
 
 @router.get("/data")

@@ -58,6 +58,7 @@ MOST_DRAWN: Final = 600  # tasks on one timeline
 MOST_RECENT: Final = 10  # rounds in a site's row on a job's page
 MOST_TIMED: Final = 8  # rounds on one timeline
 MOST_KEYS: Final = 5000  # certificates that the keys page looks at
+MOST_RELEASING: Final = 10  # jobs, the newest, whose versions the page of models tells
 MOST_RELEASES: Final = 10  # rounds of one job, the newest, that the page of models looks at
 _BATCH: Final = 100
 _WITH_TASKS: Final = 12  # failed or incomplete rounds whose sites' errors a job's page shows
@@ -281,7 +282,7 @@ class CoordinatorViewModel:
     async def releases(self) -> Sequence[PublishedVersion]:
         """Return the model versions that recent jobs published, newest first."""
         page = await self.source.jobs.list(self.person, RECENT)
-        return await self._releases([job for job in page.items if job.version_id])
+        return await self._releases([job for job in page.items if job.version_id][:MOST_RELEASING])
 
     async def audit(self, subject: str) -> Audit:
         """Return what the checks over the evidence about a round or version found."""

@@ -1,8 +1,11 @@
 """Pages of models: versions in their order, aliases with the person's own token, differences, files."""
 
+import re
+
 import httpx
 
 from tests.services.coordinator.dashboard.conftest import csrf
+from tests.services.coordinator.dashboard.models import make_version
 
 MODEL = "/dashboard/models/mdl_1"
 
@@ -34,6 +37,19 @@ async def test_an_alias_is_moved_with_the_persons_token_from_our_page_only(brows
     ]  # fmt: skip
     view.plain_models.writes = False
     assert "aliases/set" not in (await browser.get(MODEL)).text
+
+
+async def test_many_versions_come_in_parts(browser: httpx.AsyncClient, view) -> None:
+    view.plain_models.versions = [make_version(number) for number in range(120)]
+    view.plain_models.model_ = view.plain_models.model_.model_copy(update={"aliases": {"champion": "ver_3"}})
+    first, last = [(await browser.get(f"{MODEL}?page={page}")).text for page in (1, 3)]
+    assert "number 3<" in first, "an alias names its version on each page"
+    assert [len(re.findall('aria-label="Evidence of version', page)) for page in (first, last)] == [50, 20]
+    assert "page=2" in first
+    assert "Previous versions" not in first
+    assert "page=4" not in last
+    assert (await browser.get(f"{MODEL}?page=0")).status_code == 422
+    assert "No version" in (await browser.get(f"{MODEL}?page=4")).text
 
 
 async def test_two_versions_are_compared(browser: httpx.AsyncClient) -> None:
