@@ -76,8 +76,8 @@ class Models:
 
         return await self._database.read("model.page", work)
 
-    async def set_alias(self, asker: Asker, model_id: str, alias: str, version_id: str) -> ModelView:
-        """Point an alias at one of the model's living versions."""
+    async def set_alias(self, asker: Asker, model_id: str, alias: str, version_id: str, reason: str = "") -> ModelView:
+        """Point an alias at one of the model's living versions; the audit trail keeps who, when and why."""
 
         async def work(tx: Transaction) -> ModelView:
             repository = ModelRepository(tx)
@@ -90,9 +90,9 @@ class Models:
             version = version.alive()
             if model.aliases.get(alias) != version.id:
                 await repository.set_alias(model.id, alias, version.id, name_of(asker))
-                await ActionRepository(tx).record(
-                    name_of(asker), "alias.set", model.id, alias=alias, version_id=version.id
-                )
+                before = model.aliases.get(alias)
+                told = {"alias": alias, "version_id": version.id, "before": before, "reason": reason}
+                await ActionRepository(tx).record(name_of(asker), "alias.set", model.id, **told)
             return ModelView.of(await repository.model(model_id))
 
         return await self._database.run("alias.set", work)

@@ -129,8 +129,13 @@ class AuditRequest(Body):
 class AliasRequest(Body):
     """Where an alias shall point."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"version_id": "ver_01k5"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"version_id": "ver_01k5", "reason": "best auc on the held-out sites"}]}
+    )
     version_id: Text
+    reason: Annotated[str, StringConstraints(strict=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
+        "", description="Why, for the audit trail"
+    )
 
 
 class ModelView(BaseModel):

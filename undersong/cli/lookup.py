@@ -44,12 +44,12 @@ def find_token(tokens: Sequence[Token], name: str) -> Token:
 def find_version(client: Client, name: str, version: str = "") -> tuple[Model, Version]:
     """Return a model's version: "ver_…" alone, or the model by name or id with a number, an alias or a version's id.
 
-    The version is given as `version` or behind a colon ("heart:3", "heart:champion"); without one it is the newest.
+    The version is given as `version`, or behind a colon or @ ("heart:3", "heart@champion"); without it, the newest.
     """
     if name.startswith("ver_") and not version:
         found = client.version(name)
         return client.model(found.model_id), found
-    model_name, _, behind = name.partition(":")
+    model_name, _, behind = name.partition("@" if "@" in name else ":")
     model, wanted = common.find_model(client, model_name), version or behind
     versions = client.versions(model.id)
     if not versions:

@@ -129,12 +129,13 @@ def promote(
     name: ModelOrVersion,
     version: VersionName = "",
     alias: Annotated[str, typer.Option("--alias", help="Which alias to point at the version.")] = "champion",
+    reason: Annotated[str, typer.Option("--reason", help="Why, for the registry's audit trail.")] = "",
     profile: common.ProfileName = None,
 ) -> None:
     """Point an alias at a version."""
     with common.connect(profile) as client:
         model, chosen = find_version(client, name, version)
-        client.set_alias(model.id, alias, chosen.id)
+        client.set_alias(model.id, alias, chosen.id, reason)
         common.console.print(f"{model.name}: {alias} is now version {chosen.number} ({chosen.id})")
 
 

@@ -612,9 +612,9 @@ class AsyncClient:
         """Pause a job of which an audit refuted this version's privacy claim (scientist, owner or auditor)."""
         return await self.send(calls.stop_for_claim(job_id, version_id))
 
-    async def set_alias(self, model_id: str, alias: str, version_id: str) -> None:
-        """Point a model's alias at a version. Idempotent."""
-        await self.send(calls.set_alias(model_id, alias, version_id))
+    async def set_alias(self, model_id: str, alias: str, version_id: str, reason: str = "") -> None:
+        """Point a model's alias at a version; the reason goes to the audit trail. Idempotent."""
+        await self.send(calls.set_alias(model_id, alias, version_id, reason))
 
     async def download(self, version_id: str, target: Path) -> str:
         """Stream a version's safetensors into a file and return its digest, which is checked before the file appears.

@@ -476,7 +476,13 @@ def stop_for_claim(job_id: str, version_id: str) -> Call[t.Job]:
     return _post("coordinator", f"/jobs/{_id(job_id)}/broken-claim", t.Job, {"version_id": version_id})
 
 
-def set_alias(model_id: str, alias: str, version_id: str) -> Call[dict[str, Any]]:
+def set_alias(model_id: str, alias: str, version_id: str, reason: str = "") -> Call[dict[str, Any]]:
     """Point a model's alias (champion, candidate, …) at a version."""
     path = f"/models/{_id(model_id)}/aliases/{_id(alias)}"
-    return Call("registry", "PUT", path, dict[str, Any], body={"version_id": version_id})
+    return Call(
+        "registry",
+        "PUT",
+        path,
+        dict[str, Any],
+        body={"version_id": version_id} | ({"reason": reason} if reason else {}),
+    )

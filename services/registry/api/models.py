@@ -130,7 +130,7 @@ async def set_alias(
     model_id: ModelPath, alias: AliasPath, body: AliasRequest, actor: Actor, models: ModelsDep
 ) -> ModelView:
     """Point an alias, such as champion or candidate, at a version of the model."""
-    return await models.set_alias(actor, model_id, alias, body.version_id)
+    return await models.set_alias(actor, model_id, alias, body.version_id, body.reason)
 
 
 @router.get("/models/{model_id}/aliases/{alias}", responses=problems(AliasUnknown))

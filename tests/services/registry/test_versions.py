@@ -290,7 +290,8 @@ async def test_a_deleted_version_leaves_a_tombstone(world: World, make_file: Fil
     model_id, data = await world.model(), make_file()
     version = await world.publish(model_id, data)
     path = f"/versions/{version['id']}"
-    await world.ask("ust_scientist", "PUT", f"/models/{model_id}/aliases/champion", json={"version_id": version["id"]})
+    body = {"version_id": version["id"], "reason": "best on the held-out sites"}
+    await world.ask("ust_scientist", "PUT", f"/models/{model_id}/aliases/champion", json=body)
     assert reason(await world.ask("ust_scientist", "DELETE", path)) == (409, "version-in-use")
     await world.ask("ust_scientist", "DELETE", f"/models/{model_id}/aliases/champion")
     for _ in range(2):
@@ -301,10 +302,17 @@ async def test_a_deleted_version_leaves_a_tombstone(world: World, make_file: Fil
     assert reason(await world.ask(world.parties.site, "GET", f"{path}/content")) == (410, "version-deleted")
     again = await world.ask("ust_scientist", "PUT", f"/models/{model_id}/aliases/x", json={"version_id": version["id"]})
     assert reason(again) == (410, "version-deleted")
+    bad = await world.ask("ust_scientist", "PUT", f"/models/{model_id}/aliases/x", json=body | {"reason": "a\0b"})
+    assert bad.status_code == 422
 
     async def actions(tx: Transaction) -> list[str]:
         return list(await tx.session.scalars(select(ActionRow.action).order_by(ActionRow.id)))
 
+    async def why(tx: Transaction) -> object:
+        return await tx.session.scalar(select(ActionRow.detail).where(ActionRow.action == "alias.set"))
+
+    told = {"alias": "champion", "version_id": version["id"], "before": None, "reason": "best on the held-out sites"}
+    assert await world.app.state.models._database.read("why", why) == told
     assert await world.app.state.models._database.read("actions", actions) == [
         "model.created",
         "version.published",
