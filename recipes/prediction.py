@@ -2,8 +2,9 @@
 
 The model's file holds its preparation as fixed tensors (columns with their categories, mean, scale, borders of
 intervals, the label's scale), and the signed manifest of the round that made it holds the recipe's name, digest and
-parameters and the label's categories. `undersong verify` covers both. Only models whose layers are all in the file can
-predict anywhere; those that keep layers at sites are refused.
+parameters and the label's categories. `undersong verify` covers both; the caller has verified them. Only models
+whose layers are all in the file can predict anywhere: those that keep layers at sites are refused. Where sites also train
+models of their own (`personal_weight`), this is the shared model, and the job's metrics were those of the sites' own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,9 @@ class Predictor:
         Probabilities [n] of the second class or [n, classes], values [n], or logarithms of hazard ratios [n]. Raises
         `RecipeError` for columns that the model does not have, and `BadDataset` for a cell that does not fit.
         """
+        single = [name for name, values in rows.items() if isinstance(values, str) or not hasattr(values, "__len__")]
+        if single:
+            raise RecipeError(f"column {single[0]} is no list: give one value for each row")
         lengths = {name: len(values) for name, values in rows.items()}
         if len(set(lengths.values())) > 1:
             raise RecipeError(f"the columns differ in length: {lengths}")

@@ -1,7 +1,8 @@
 """Changes of a job document for a sweep: every combination of some values, or random ones of ranges.
 
-A setting is ``recipe.params.lr=0.1,0.3`` (values with commas between them, as YAML) or, for random changes only,
-``recipe.params.lr=0.001..0.1:log``: a range, even or even in the logarithm, of whole numbers where both ends are.
+A setting is ``recipe.params.learning_rate=0.1,0.3`` (values with commas between them, as YAML) or, for random changes
+only, ``recipe.params.learning_rate=0.001..0.1:log``: a range, even or even in the logarithm, of whole numbers where
+both ends are.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from undersong.shared.yaml_texts import load_document
 
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE: Final = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
-_EXAMPLE: Final = "--set recipe.params.lr=0.1,0.3"
+_EXAMPLE: Final = "--set recipe.params.learning_rate=0.1,0.3"
 
 
 @dataclass(frozen=True, slots=True)

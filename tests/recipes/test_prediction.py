@@ -69,6 +69,9 @@ def test_answers_name_classes_and_faults_are_told() -> None:
     assert found.predict({}) == []
     with pytest.raises(RecipeError, match="differ in length"):
         found.predict({"a": [1.0], "b": [1.0, 2.0]})
+    for odd in (5, "one", None):
+        with pytest.raises(RecipeError, match="column a is no list"):
+            found.predict({"a": odd})  # type: ignore[dict-item]
     with pytest.raises(RecipeError, match="predict at a site"):
         predictor_of(content, ref.model_copy(update={"params": {"local_layers": ["0"]}}), about(data))
     with pytest.raises(RecipeError, match="install the release"):

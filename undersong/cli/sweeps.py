@@ -1,6 +1,6 @@
 """`undersong sweep …`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from undersong.errors import UndersongError
 from undersong.shared.spreadsheets import csv_text
 from undersong.sweeping import drawn, grid, varied
 
+MOST_SHOWN = 4  # metrics in the table; --metric, --csv and --json have each
 app = typer.Typer(no_args_is_help=True, help="Jobs with many settings: which are best?")
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep, by name or id.")]
 
@@ -25,7 +26,9 @@ def create(
     settings: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="PATH=VALUES", help="recipe.params.lr=0.1,0.3; with --random also ranges, 0.001..0.1:log."
+            "--set",
+            metavar="PATH=VALUES",
+            help="As learning_rate=0.1,0.3 below recipe.params; with --random also 0.001..0.1:log.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Its jobs get the tag sweep:NAME.")],
@@ -75,14 +78,14 @@ def list_(
     }
     with common.connect(profile) as client:
         found = client.sweeps(federation)
-    empty = "none yet: undersong sweep create job.yaml --name rates --set recipe.params.lr=0.1,0.3"
+    empty = "none yet: undersong sweep create job.yaml --name rates --set recipe.params.learning_rate=0.1,0.3"
     common.show(found, columns, as_json=as_json, empty=empty)
 
 
 @app.command("show")
 def show_(
     sweep: SweepId,
-    metric: Annotated[str | None, typer.Option("--metric", help="Sort by this metric, the largest first.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this metric, the best job first.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")] = False,
     federation: common.FederationName = None,
     profile: common.ProfileName = None,
@@ -94,14 +97,15 @@ def show_(
     if metric is not None and metric not in found.metrics:
         known = ", ".join(found.metrics) or "none yet"
         raise UndersongError(f"no job of the sweep has a metric {metric!r}", remedy=f"one of: {known}")
-    jobs = found.jobs if metric is None else sorted(found.jobs, key=lambda one: _falling(one, metric))
+    jobs = found.jobs if metric is None else sorted(found.jobs, key=lambda one: _rank(found, one, metric))
     if as_json:
         common.print_json(found.model_dump(mode="json"))
     elif as_csv:
-        columns = _columns(found)
+        columns = _columns(found, found.metrics)
         typer.echo(csv_text([list(columns), *([read(one) for read in columns.values()] for one in jobs)]), nl=False)
     else:
-        common.show(jobs, _columns(found), as_json=False, empty="no job")
+        shown = found.metrics[:MOST_SHOWN] if metric is None else [metric]
+        common.show(jobs, _rounded(_columns(found, shown)), as_json=False, empty="no job")
         if found.metrics and (ids := [one.job_id for one in jobs[:8] if one.job_id]):
             common.next_step(f"undersong job compare {' '.join(ids)}")
 
@@ -121,15 +125,28 @@ def _find(client: Client, sweep: str, federation: str | None) -> Sweep:
     return client.sweep(one_named(client.sweeps(federation), sweep, "sweep", "undersong sweep list").id)
 
 
-def _columns(sweep: Sweep) -> dict[str, Callable[[SweepJob], object]]:
+def _columns(sweep: Sweep, metrics: Sequence[str]) -> dict[str, Callable[[SweepJob], object]]:
     """Return what a row of the table has: place, varied values, state, metrics and id, or why there is no job."""
     short = [path.rpartition("/")[2] for path in sweep.parameters]
     names = [path if short.count(name) > 1 else name for path, name in zip(sweep.parameters, short, strict=True)]
     columns: dict[str, Callable[[SweepJob], object]] = {"job": attrgetter("place")}
     columns |= {name: _value(place) for place, name in enumerate(names)}
     columns["state"] = attrgetter("state")
-    columns |= {name: _metric(name) for name in sweep.metrics}
+    columns |= {name: _metric(name) for name in metrics}
     return {**columns, "id": lambda one: one.job_id or one.reason}
+
+
+def _rounded(columns: dict[str, Callable[[SweepJob], object]]) -> dict[str, Callable[[SweepJob], object]]:
+    """Return the columns with numbers of four digits, for people."""
+    return {name: _short(read) for name, read in columns.items()}
+
+
+def _short(read: Callable[[SweepJob], object]) -> Callable[[SweepJob], object]:
+    def text(one: SweepJob) -> object:
+        value = read(one)
+        return f"{value:.4g}" if isinstance(value, float) else value
+
+    return text
 
 
 def _value(place: int) -> Callable[[SweepJob], object]:
@@ -140,6 +157,7 @@ def _metric(name: str) -> Callable[[SweepJob], object]:
     return lambda one: one.metrics.get(name)
 
 
-def _falling(job: SweepJob, metric: str) -> tuple[bool, float]:
+def _rank(sweep: Sweep, job: SweepJob, metric: str) -> tuple[bool, float]:
+    """Return a key that sorts the best job first, and those without a value last."""
     value = job.metrics.get(metric)
-    return value is None, -(value or 0.0)
+    return value is None, (value or 0.0) * (1 if metric in sweep.better_small else -1)

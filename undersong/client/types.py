@@ -546,6 +546,7 @@ class Sweep(SweepItem):
     document: dict[str, Any] = {}
     parameters: list[str] = []
     metrics: list[str] = []
+    better_small: list[str] = []
     epsilon: float | None = None
     delta: float | None = None
     jobs: list[SweepJob] = []

@@ -11,9 +11,8 @@ from undersong.services.coordinator.dashboard import session
 from undersong.services.coordinator.dashboard.lineage import lineage
 from undersong.services.coordinator.dashboard.paging import PageNumber, part_of
 from undersong.services.coordinator.dashboard.rendering import HEADERS
-from undersong.services.coordinator.dashboard.sweep_plot import rises
 from undersong.services.coordinator.dashboard.visits import PageRoute, Visitor
-from undersong.services.coordinator.domain.comparison import metric_names
+from undersong.services.coordinator.domain.comparison import metric_names, rises
 from undersong.services.coordinator.peers.registry import VersionEntry
 
 router = APIRouter(route_class=PageRoute)

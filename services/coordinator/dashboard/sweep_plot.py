@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from undersong.services.coordinator.dashboard.axes import PlotAxis, Tick, axis, place
+from undersong.services.coordinator.domain.comparison import rises
 from undersong.services.coordinator.views.sweeps import SweepJobView, SweepView
 
 SHADES: Final = 5
 MOST_AXES: Final = 8
 _ROOM: Final = 7.0  # percent between two texts on an axis
 _LOG_FROM: Final = 30  # times the least value, from which an axis of positive numbers is even in the logarithm
-_LOWER_IS_BETTER: Final = ("loss", "rmse", "mae", "mape", "perplexity", "bits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,6 @@ class Parallel:
     lines: tuple[JobLine, ...]
     metric: str
     missing: int
-
-
-def rises(metric: str) -> bool:
-    """Return whether a larger value of a metric is a better one."""
-    return not metric.startswith(_LOWER_IS_BETTER)
 
 
 def ordered(sweep: SweepView, metric: str) -> list[SweepJobView]:

@@ -16,6 +16,7 @@ MOST_COMPARED_JOBS: Final = 8
 FIRST_METRICS: Final = ("accuracy", "auc", "concordance", "loss", "r2", "rmse", "mae")
 NO_CURVES: Final = COUNTS | {"auc_error"}
 """What is no curve of its own: the number of rows, and how exact another metric is."""
+_BETTER_SMALL: Final = ("loss", "rmse", "mae", "mape", "ece", "perplexity", "bits", "quantile_loss", "pr_auc_error")
 _NAMED_ELSEWHERE: Final = ("name", "federation_id")
 
 
@@ -84,6 +85,11 @@ def metric_names(curves: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return every metric that has a curve, those that most people look for first."""
     found = dict.fromkeys(name for metrics in curves for name in metrics if name not in NO_CURVES)
     return [*(name for name in FIRST_METRICS if name in found), *(name for name in found if name not in FIRST_METRICS)]
+
+
+def rises(metric: str) -> bool:
+    """Return whether a larger value of a metric is a better one, by its name: errors and losses are better small."""
+    return not metric.startswith(_BETTER_SMALL)
 
 
 def learning_curve(

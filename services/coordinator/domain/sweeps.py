@@ -1,5 +1,6 @@
 """Sweeps: one job document with several changes, a job for each. Pure."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -94,8 +95,10 @@ def child_document(name: str, document: Mapping[str, Any], changes: Mapping[str,
 
 
 def parameters(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the paths that a sweep varies, in the order in which they come."""
-    return list(dict.fromkeys(path for each in changes for path, _ in leaves(each)))
+    """Return the paths that a sweep varies, in the order in which they come; without those that are the same in all."""
+    known = [{path: json.dumps(value, sort_keys=True) for path, value in leaves(each)} for each in changes]
+    paths = dict.fromkeys(path for each in known for path in each)
+    return [path for path in paths if len({each.get(path) for each in known}) > 1]
 
 
 def values(changes: Mapping[str, Any], paths: Sequence[str]) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from undersong.services.coordinator.domain.comparison import PublishedRound, metric_names
+from undersong.services.coordinator.domain.comparison import PublishedRound, metric_names, rises
 from undersong.services.coordinator.domain.progress import JobState
 from undersong.services.coordinator.domain.sweeps import Sweep, parameters, values
 from undersong.services.coordinator.views import View
@@ -46,6 +46,7 @@ class SweepView(SweepItemView):
     document: dict[str, Any] = Field(description="The job document that is changed.")
     parameters: list[str] = Field(description="The paths that are varied.", examples=[["/recipe/params/lr"]])
     metrics: list[str] = Field(description="Every metric that a job has, the most usual first.")
+    better_small: list[str] = Field(description="Metrics that are taken for better where they are smaller.")
     epsilon: float | None = Field(
         description="The sum of what its jobs may cost in privacy (basic composition); null where sums are exact."
     )
@@ -101,7 +102,8 @@ def sweep_view(sweep: Sweep, states: Mapping[JobId, JobState], rounds: Sequence[
         **item_view(sweep, states).model_dump(),
         document=dict(sweep.document),
         parameters=paths,
-        metrics=metric_names(each.metrics for each in jobs),
+        metrics=(names := metric_names(each.metrics for each in jobs)),
+        better_small=[name for name in names if not rises(name)],
         epsilon=None if sweep.cost is None else sweep.cost[0],
         delta=None if sweep.cost is None else sweep.cost[1],
         jobs=jobs,

@@ -23,5 +23,6 @@ def make_sweep() -> SweepView:
         "created_at": datetime(2026, 11, 2, tzinfo=UTC), "state": "running", "parallel": 2,
         "states": {"succeeded": 9, "waiting": 2, "refused": 1}, "document": {},
         "parameters": ["/recipe/params/lr", "/strategy/name", "/recipe/params/hidden"], "metrics": ["auc", "loss"],
+        "better_small": ["loss"],
         "epsilon": 12.0, "delta": 1e-5, "jobs": jobs,
     })  # fmt: skip

@@ -1,7 +1,8 @@
 """Parallel coordinates: where lines and ticks are, which job is best."""
 
 from tests.services.coordinator.dashboard.sweeps import make_sweep
-from undersong.services.coordinator.dashboard.sweep_plot import ordered, parallel, rises
+from undersong.services.coordinator.dashboard.sweep_plot import ordered, parallel
+from undersong.services.coordinator.domain.comparison import rises
 
 
 def test_the_best_job_is_first_and_drawn_last() -> None:
