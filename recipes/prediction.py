@@ -3,8 +3,8 @@
 The model's file holds its preparation as fixed tensors (columns with their categories, mean, scale, borders of
 intervals, the label's scale), and the signed manifest of the round that made it holds the recipe's name, digest and
 parameters and the label's categories. `undersong verify` covers both; the caller has verified them. Only models
-whose layers are all in the file can predict anywhere: those that keep layers at sites are refused. Where sites also train
-models of their own (`personal_weight`), this is the shared model, and the job's metrics were those of the sites' own.
+whose layers are all in the file can predict anywhere: those that keep layers at sites are refused. Where sites also
+train models of their own (`personal_weight`), this is the shared model, and the job's metrics were those of the sites'.
 """
 
 from collections.abc import Mapping, Sequence
