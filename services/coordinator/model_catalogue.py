@@ -1,15 +1,20 @@
 """Models as the registry knows them, for people of the coordinator's dashboard."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from undersong.services.coordinator.domain.comparison import SettingDifference, differing
-from undersong.services.coordinator.peers.registry import ModelFacts, Registry, TensorFacts, VersionEntry
+from undersong.services.coordinator.peers.registry import AliasMove, ModelFacts, Registry, TensorFacts, VersionEntry
+from undersong.services.coordinator.repository.accounts import AccountRepository
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound, no_such
 from undersong.shared.ids import JobId
 from undersong.shared.web.access import Principal, Role
+
+MOST_MOVES: Final = 20  # changes of aliases on a model's page
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,7 @@ class ModelCatalogue:
 
     async def model(self, person: Principal, model_id: str) -> tuple[ModelFacts, Sequence[VersionEntry]]:
         """Return a model with all its versions, oldest first; raises NotFound."""
-        model = await self._registry.model(model_id)
-        person.check(*Role, federation_id=model.federation_id or "", hidden=no_such("model", model_id))
+        model = await self._seen(person, model_id)
         return model, await self._registry.versions(model.id)
 
     async def compare(self, person: Principal, model_id: str, numbers: tuple[int, int]) -> VersionsCompared:
@@ -68,9 +72,24 @@ class ModelCatalogue:
         settings = await self._database.read("versions.compare", work)
         return VersionsCompared(first, second, tuple(settings), tuple(changed))
 
-    async def point(self, token: str, model_id: str, alias: str, version_id: str) -> None:
+    async def moves(self, person: Principal, model_id: str) -> Sequence[AliasMove]:
+        """Return the newest changes of a model's aliases, with the names of the users who made them."""
+        await self._seen(person, model_id)
+        found = await self._registry.alias_moves(model_id, MOST_MOVES)
+
+        async def work(tx: Transaction) -> dict[str, str]:
+            accounts, names = AccountRepository(tx), dict[str, str]()
+            for user_id in sorted({each.by for each in found}):
+                with suppress(NotFound):
+                    names[user_id] = (await accounts.user(user_id)).name
+            return names
+
+        names = await self._database.read("aliases.names", work)
+        return [each.model_copy(update={"by": names.get(each.by, each.by)}) for each in found]
+
+    async def point(self, token: str, model_id: str, alias: str, version_id: str, reason: str) -> None:
         """Point an alias at a version, as the person whose token this is; the registry decides and records it."""
-        await self._registry.set_alias(token, model_id, alias, version_id)
+        await self._registry.set_alias(token, model_id, alias, version_id, reason)
 
     async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
         """Remove an alias, as the person whose token this is. Idempotent."""
@@ -82,3 +101,9 @@ class ModelCatalogue:
         person.check(*Role, federation_id=version.federation_id, hidden=no_such("model version", version_id))
         name = await self._registry.model_name(version.model_id)
         return f"{name}-{version.number}.safetensors", self._registry.content(version_id)
+
+    async def _seen(self, person: Principal, model_id: str) -> ModelFacts:
+        """Return a model that the person may see; raises NotFound for another."""
+        model = await self._registry.model(model_id)
+        person.check(*Role, federation_id=model.federation_id or "", hidden=no_such("model", model_id))
+        return model

@@ -56,6 +56,22 @@ class ContentDamaged(Unavailable):
     reason = "damaged"  # for the readiness check
 
 
+class ClaimRefuted(Conflict):
+    """A privacy audit refuted what the version claims; no alias is pointed at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A line of the audit trail."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
 class AliasUnknown(NotFound):
     """The model has no such alias."""
 

@@ -9,10 +9,10 @@ from undersong.services.registry.access import (
     no_version,
     readable,
 )
-from undersong.services.registry.domain import AliasUnknown, ModelNameTaken, RegisteredModel
+from undersong.services.registry.domain import AliasUnknown, ClaimRefuted, ModelNameTaken, RegisteredModel
 from undersong.services.registry.repository.actions import ActionRepository
 from undersong.services.registry.repository.models import ModelRepository
-from undersong.services.registry.views import ModelRequest, ModelView
+from undersong.services.registry.views import AliasChangeView, ModelRequest, ModelView
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.ids import FederationId, ModelId, VersionId, new_id
 from undersong.shared.web.idempotency import Once
@@ -81,13 +81,15 @@ class Models:
 
         async def work(tx: Transaction) -> ModelView:
             repository = ModelRepository(tx)
-            model = await repository.model(model_id)
+            model = await repository.model(model_id, lock=True)
             check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
             version = await repository.version(version_id, lock=True)
             if version.model_id != model.id:
                 raise no_version(version_id)
             version = version.alive()
+            if version.claim_broken:
+                raise ClaimRefuted(f"An audit refuted the privacy claim of version {version.number}: choose another.")
             if model.aliases.get(alias) != version.id:
                 await repository.set_alias(model.id, alias, version.id, name_of(asker))
                 before = model.aliases.get(alias)
@@ -102,13 +104,24 @@ class Models:
 
         async def work(tx: Transaction) -> None:
             repository = ModelRepository(tx)
-            model = await repository.model(model_id)
+            model = await repository.model(model_id, lock=True)
             check_reader(asker, model.federation_id, no_model(model_id))
             check_writer(asker, model.federation_id)
             if await repository.remove_alias(model.id, alias):
                 await ActionRepository(tx).record(name_of(asker), "alias.removed", model.id, alias=alias)
 
         await self._database.run("alias.remove", work)
+
+    async def alias_changes(self, asker: Asker, model_id: str, limit: int, after: str | None) -> Page[AliasChangeView]:
+        """Return where the model's aliases pointed, and who moved them when and why, newest first."""
+
+        async def work(tx: Transaction) -> Page[AliasChangeView]:
+            model = await ModelRepository(tx).model(model_id)
+            check_reader(asker, model.federation_id, no_model(model_id))
+            actions = await ActionRepository(tx).of_subject(model.id, ("alias.set", "alias.removed"), limit, after)
+            return actions.map(AliasChangeView.of)
+
+        return await self._database.read("alias.changes", work)
 
     async def resolve(self, asker: Asker, model_id: str, alias: str) -> VersionId:
         """Return the version that an alias points at; raises AliasUnknown."""

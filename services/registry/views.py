@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, StrictInt, StringConstraints
 
-from undersong.services.registry.domain import NAME_PATTERN, Audit, Evaluation, RegisteredModel, Version
+from undersong.services.registry.domain import NAME_PATTERN, Action, Audit, Evaluation, RegisteredModel, Version
 from undersong.shared.ids import Digest
 from undersong.shared.wire.forms import DigestText
 
@@ -136,6 +136,30 @@ class AliasRequest(Body):
     reason: Annotated[str, StringConstraints(strict=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
         "", description="Why, for the audit trail"
     )
+
+
+class AliasChangeView(BaseModel):
+    """One change of an alias."""
+
+    at: datetime
+    by: str = Field(description="The id of the user, or the name of the service")
+    alias: str
+    version_id: str | None = Field(description="Where it points since; null where it was removed")
+    before: str | None = Field(description="Where it pointed before; null where that is not known")
+    reason: str
+
+    @classmethod
+    def of(cls, action: Action) -> "AliasChangeView":
+        """From the audit trail."""
+        told = action.detail
+        return cls(
+            at=action.at,
+            by=action.actor,
+            alias=str(told.get("alias", "")),
+            version_id=told.get("version_id"),
+            before=told.get("before"),
+            reason=str(told.get("reason") or ""),
+        )
 
 
 class ModelView(BaseModel):

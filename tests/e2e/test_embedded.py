@@ -111,9 +111,13 @@ def test_a_job_runs_to_its_model(platform: Platform, tmp_path: Path) -> None:
         assert f"/dashboard/versions/{newest.id}/model.safetensors" in page
         assert browser.get(f"/dashboard/versions/{newest.id}/model.safetensors").content == target.read_bytes()
         csrf = re.search(r'name="csrf" value="([^"]+)"', page)[1]  # type: ignore[index]
-        form = {"csrf": csrf, "alias": "champion", "version": newest.id}
+        form = {"csrf": csrf, "alias": "champion", "version": newest.id, "reason": "newest"}
         assert browser.post(f"/dashboard/models/{model.id}/aliases/set", data=form).status_code == 303
         assert client.model(model.id).aliases == {"champion": newest.id}
+        moved = browser.get(f"/dashboard/models/{model.id}").text
+        assert "newest" in moved[moved.index("Who moved them") :]
+        (change,) = client.alias_changes(model.id)
+        assert (change.version_id, change.reason) == (newest.id, "newest")
         compared = browser.get(f"/dashboard/models/{model.id}/comparison?first=1&second=2").text
         assert "The same names, shapes and types." in compared
         browser.post(f"/dashboard/models/{model.id}/aliases/remove", data=form)

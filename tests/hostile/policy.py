@@ -146,6 +146,7 @@ POLICY: Final[dict[str, dict[str, str]]] = {
         "GET /v1/models/{model_id}": f"{READERS} {EVERY_PARTY}",
         "GET /v1/models/{model_id}/versions": f"{READERS} {EVERY_PARTY}",
         "POST /v1/models/{model_id}/versions": "root admin scientist coordinator aggregator",
+        "GET /v1/models/{model_id}/alias-changes": f"{READERS} {EVERY_PARTY}",
         "PUT /v1/models/{model_id}/aliases/{alias}": "root admin scientist coordinator aggregator",
         "GET /v1/models/{model_id}/aliases/{alias}": f"{READERS} {EVERY_PARTY}",
         "DELETE /v1/models/{model_id}/aliases/{alias}": "root admin scientist coordinator aggregator",

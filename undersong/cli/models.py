@@ -140,6 +140,24 @@ def promote(
 
 
 @app.command()
+def history(name: ModelName, profile: common.ProfileName = None, as_json: common.AsJson = False) -> None:
+    """Who moved the aliases of a model, when and why, newest first."""
+    with common.connect(profile) as client:
+        model = common.find_model(client, name)
+        numbers = {version.id: f"version {version.number}" for version in client.versions(model.id)}
+        columns = {
+            "when": lambda one: one.at,
+            "alias": lambda one: one.alias,
+            "to": lambda one: numbers.get(one.version_id, one.version_id) if one.version_id else "removed",
+            "from": lambda one: numbers.get(one.before, one.before),
+            "by": lambda one: one.by,
+            "reason": lambda one: one.reason,
+        }
+        empty = f"none yet: undersong model promote {common.quoted(model.name)}"
+        common.show(client.alias_changes(model.id), columns, as_json=as_json, empty=empty)
+
+
+@app.command()
 def diff(
     first: ModelOrVersion,
     second: ModelOrVersion,

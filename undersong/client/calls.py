@@ -476,6 +476,11 @@ def stop_for_claim(job_id: str, version_id: str) -> Call[t.Job]:
     return _post("coordinator", f"/jobs/{_id(job_id)}/broken-claim", t.Job, {"version_id": version_id})
 
 
+def alias_changes(model_id: str, after: str | None = None) -> Call[t.Page[t.AliasChange]]:
+    """Return who moved a model's aliases, newest first."""
+    return _get("registry", f"/models/{_id(model_id)}/alias-changes", t.Page[t.AliasChange], after=after)
+
+
 def set_alias(model_id: str, alias: str, version_id: str, reason: str = "") -> Call[dict[str, Any]]:
     """Point a model's alias (champion, candidate, …) at a version."""
     path = f"/models/{_id(model_id)}/aliases/{_id(alias)}"

@@ -607,6 +607,10 @@ class Client:
         """Pause a job of which an audit refuted this version's privacy claim (scientist, owner or auditor)."""
         return self.send(calls.stop_for_claim(job_id, version_id))
 
+    def alias_changes(self, model_id: str) -> list[t.AliasChange]:
+        """Return who moved a model's aliases, when and why, newest first."""
+        return self.all(lambda after: calls.alias_changes(model_id, after))
+
     def set_alias(self, model_id: str, alias: str, version_id: str, reason: str = "") -> None:
         """Point a model's alias at a version; the reason goes to the audit trail. Idempotent."""
         self.send(calls.set_alias(model_id, alias, version_id, reason))

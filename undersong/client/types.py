@@ -685,6 +685,17 @@ class Version(Answer):
     created_at: datetime | None = None
 
 
+class AliasChange(Answer):
+    """One change of an alias: `by` is a user's id; without `version_id` it was removed."""
+
+    at: datetime
+    by: str
+    alias: str
+    version_id: str | None = None
+    before: str | None = None
+    reason: str = ""
+
+
 class Health(Answer):
     """What a service says about itself at /health/ready."""
 

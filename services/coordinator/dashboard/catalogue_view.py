@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from undersong.services.coordinator.model_catalogue import ModelCatalogue, VersionsCompared
-from undersong.services.coordinator.peers.registry import ModelFacts, VersionEntry
+from undersong.services.coordinator.peers.registry import AliasMove, ModelFacts, VersionEntry
 from undersong.shared.web.access import Principal, Role
 
 
@@ -24,7 +24,10 @@ class ModelPages(Protocol):
     async def compare(self, model_id: str, numbers: tuple[int, int]) -> VersionsCompared:
         """Return what distinguishes two versions."""
 
-    async def point(self, token: str, model_id: str, alias: str, version_id: str) -> None:
+    async def moves(self, model_id: str) -> Sequence[AliasMove]:
+        """Return the newest changes of a model's aliases."""
+
+    async def point(self, token: str, model_id: str, alias: str, version_id: str, reason: str) -> None:
         """Point an alias at a version."""
 
     async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
@@ -57,9 +60,13 @@ class CatalogueView:
         """Return what distinguishes two versions."""
         return await self.catalogue.compare(self.person, model_id, numbers)
 
-    async def point(self, token: str, model_id: str, alias: str, version_id: str) -> None:
+    async def moves(self, model_id: str) -> Sequence[AliasMove]:
+        """Return the newest changes of a model's aliases."""
+        return await self.catalogue.moves(self.person, model_id)
+
+    async def point(self, token: str, model_id: str, alias: str, version_id: str, reason: str) -> None:
         """Point an alias at a version, with the person's token."""
-        await self.catalogue.point(token, model_id, alias, version_id)
+        await self.catalogue.point(token, model_id, alias, version_id, reason)
 
     async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
         """Remove an alias, with the person's token."""

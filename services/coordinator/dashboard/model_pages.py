@@ -42,6 +42,7 @@ async def model_page(
         "jobs": jobs,
         "job": job,
         "graph": lineage(versions, model.aliases),
+        "moves": await visitor.view.models.moves(model_id),
         "may_write": visitor.view.models.may_write(model),
     }
     return visitor.show("model.html", "Models", address=str(visitor.here), **values)
@@ -63,7 +64,8 @@ async def change_alias(model_id: str, act: Literal["set", "remove"], request: Re
     visitor.session.check(form)
     alias, version_id = form.get("alias", "").strip()[:40], form.get("version", "")[:64]
     if act == "set":
-        await visitor.view.models.point(visitor.session.token, model_id, alias, version_id)
+        reason = form.get("reason", "").strip()[:500]
+        await visitor.view.models.point(visitor.session.token, model_id, alias, version_id, reason)
     else:
         await visitor.view.models.remove_alias(visitor.session.token, model_id, alias)
     return RedirectResponse(f"{session.PATH}/models/{quote(model_id)}", 303, HEADERS)

@@ -67,6 +67,21 @@ class TensorFacts(Answer):
     dtype: str = ""
 
 
+class AliasMove(Answer):
+    """One change of an alias, as the registry's audit trail has it."""
+
+    at: datetime
+    by: str
+    alias: str
+    version_id: VersionId | None = None
+    before: VersionId | None = None
+    reason: str = ""
+
+
+class _Moves(Answer):
+    items: list[AliasMove]
+
+
 class _Schema(Answer):
     tensors: list[TensorFacts] = Field(default_factory=list, alias="schema")
 
@@ -199,10 +214,15 @@ class Registry(Peer):
         """Return the tensors of a version; raises NotFound."""
         return _Schema.model_validate(await self.version_document(version_id)).tensors
 
-    async def set_alias(self, token: str, model_id: str, alias: str, version_id: str) -> None:
+    async def alias_moves(self, model_id: str, limit: int) -> list[AliasMove]:
+        """Return who moved a model's aliases, newest first."""
+        path = f"/v1/models/{quote(model_id, safe='')}/alias-changes"
+        return _Moves.model_validate(await self._call(Call("GET", path, params={"limit": str(limit)}))).items
+
+    async def set_alias(self, token: str, model_id: str, alias: str, version_id: str, reason: str) -> None:
         """Point an alias at a version, as a person."""
         path = f"/v1/models/{quote(model_id, safe='')}/aliases/{quote(alias, safe='')}"
-        await self._call(Call("PUT", path, json={"version_id": version_id}, token=token))
+        await self._call(Call("PUT", path, json={"version_id": version_id, "reason": reason}, token=token))
 
     async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
         """Remove an alias, as a person."""

@@ -9,6 +9,7 @@ from undersong.services.registry.contents import Contents, Upload
 from undersong.services.registry.domain import (
     ALIAS_PATTERN,
     AliasUnknown,
+    ClaimRefuted,
     ContentDamaged,
     ContentMissing,
     FederationUnnamed,
@@ -27,6 +28,7 @@ from undersong.services.registry.domain import (
 from undersong.services.registry.models import Models
 from undersong.services.registry.versions import Versions
 from undersong.services.registry.views import (
+    AliasChangeView,
     AliasRequest,
     AuditRequest,
     ContentView,
@@ -125,7 +127,16 @@ async def list_versions(
     return Listing(items=list(page.items), next=page.next)
 
 
-@router.put("/models/{model_id}/aliases/{alias}", responses=problems(VersionUnknown, VersionDeleted))
+@router.get("/models/{model_id}/alias-changes")
+async def list_alias_changes(
+    model_id: ModelPath, actor: Actor, models: ModelsDep, limit: Limit = 100, after: AfterNumber = None
+) -> Listing[AliasChangeView]:
+    """Return who moved the model's aliases, when and why, newest first."""
+    page = await models.alias_changes(actor, model_id, limit, None if after is None else str(after))
+    return Listing(items=list(page.items), next=page.next)
+
+
+@router.put("/models/{model_id}/aliases/{alias}", responses=problems(VersionUnknown, VersionDeleted, ClaimRefuted))
 async def set_alias(
     model_id: ModelPath, alias: AliasPath, body: AliasRequest, actor: Actor, models: ModelsDep
 ) -> ModelView:

@@ -54,9 +54,9 @@ class ModelRepository:
         added = self._tx.insert(ModelRow).values(values).on_conflict_do_nothing().returning(ModelRow.id)
         return (await self._session.execute(added)).first() is not None
 
-    async def model(self, model_id: str) -> RegisteredModel:
-        """Return a model with its aliases; raises ModelUnknown."""
-        row = await self._session.get(ModelRow, model_id)
+    async def model(self, model_id: str, *, lock: bool = False) -> RegisteredModel:
+        """Return a model with its aliases, with the row locked where asked; raises ModelUnknown."""
+        row = await self._session.get(ModelRow, model_id, with_for_update=lock or None)
         if row is None:
             raise no_such("model", model_id, ModelUnknown)
         return _model(row, await self._aliases([row.id]))

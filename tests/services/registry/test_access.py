@@ -1,4 +1,6 @@
+import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,6 +102,44 @@ async def test_aliases_point_move_and_go(world: World, make_file: Callable[..., 
     for _ in range(2):
         assert (await world.ask("ust_scientist", "DELETE", path)).status_code == 204
     assert (await world.ask("ust_scientist", "GET", f"/models/{model_id}")).json()["aliases"] == {}
+    path = f"/models/{model_id}/alias-changes"
+    changes = (await world.ask("ust_auditor", "GET", path)).json()["items"]
+    assert [(each["version_id"], each["before"]) for each in changes] == [
+        (None, None), (second["id"], first["id"]), (first["id"], None),
+    ]  # fmt: skip
+    assert {each["alias"] for each in changes} == {"champion"}
+    page = (await world.ask("ust_auditor", "GET", path, params={"limit": 2})).json()
+    rest = (await world.ask("ust_auditor", "GET", path, params={"after": page["next"]})).json()
+    assert page["items"] + rest["items"] == changes
+    assert reason(await world.ask("ust_stranger", "GET", path)) == (404, "model-unknown")
+
+
+async def test_two_promotions_at_once_are_both_in_the_history(world: World, make_file: Callable[..., bytes]) -> None:
+    model_id = await world.model()
+    versions = [await world.publish(model_id, make_file(at), round_id=f"rnd_{at}") for at in range(4)]
+    path = f"/models/{model_id}/aliases/champion"
+    await asyncio.gather(*(world.ask("ust_scientist", "PUT", path, json={"version_id": one["id"]}) for one in versions))
+    changes = (await world.ask("ust_auditor", "GET", f"/models/{model_id}/alias-changes")).json()["items"]
+    pairs = pairwise(changes)
+    assert all(newer["before"] == older["version_id"] for newer, older in pairs), "each names the one before it"
+    now = (await world.ask("ust_auditor", "GET", f"/models/{model_id}")).json()["aliases"]
+    assert now == {"champion": changes[0]["version_id"]}
+
+
+async def test_no_alias_is_pointed_at_a_version_whose_claim_was_refuted(
+    world: World, make_file: Callable[..., bytes]
+) -> None:
+    model_id = await world.model()
+    version = await world.publish(model_id, make_file(1))
+    found = {"kind": "one-run-mechanism", "confidence": 0.95, "epsilon_lower_bound": 2.7,
+             "claim": {"epsilon": 2.0, "delta": 1e-6, "unit": "site"}}  # fmt: skip
+    assert (
+        await world.ask("ust_scientist", "POST", f"/versions/{version['id']}/audits", json=found)
+    ).status_code == 201
+    answer = await world.ask(
+        "ust_scientist", "PUT", f"/models/{model_id}/aliases/champion", json={"version_id": version["id"]}
+    )
+    assert reason(answer) == (409, "claim-refuted")
 
 
 async def test_what_is_unknown_is_said_so(world: World) -> None:

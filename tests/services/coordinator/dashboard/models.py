@@ -7,7 +7,7 @@ from typing import Any
 
 from undersong.services.coordinator.domain.comparison import SettingDifference
 from undersong.services.coordinator.model_catalogue import VersionsCompared
-from undersong.services.coordinator.peers.registry import ModelFacts, TensorFacts, VersionEntry
+from undersong.services.coordinator.peers.registry import AliasMove, ModelFacts, TensorFacts, VersionEntry
 from undersong.shared.errors import NotFound
 
 AT = datetime(2026, 11, 2, tzinfo=UTC)
@@ -62,8 +62,12 @@ class PlainModels:
         tensors = (("bias", None, TensorFacts(name="bias", shape=(3,), dtype="F32")),)
         return VersionsCompared(first, second, (SettingDifference("/rounds", (1, None)),), tensors)
 
-    async def point(self, token: str, model_id: str, alias: str, version_id: str) -> None:
-        self.done.append(("point", token, model_id, alias, version_id))
+    async def moves(self, _model_id: str) -> list[AliasMove]:
+        facts = {"at": AT, "by": "ada <b>", "alias": "champion", "version_id": "ver_3", "before": "ver_1"}
+        return [AliasMove.model_validate(facts | {"reason": "the best"})]
+
+    async def point(self, token: str, model_id: str, alias: str, version_id: str, reason: str) -> None:
+        self.done.append(("point", token, model_id, alias, version_id, reason))
 
     async def remove_alias(self, token: str, model_id: str, alias: str) -> None:
         self.done.append(("remove", token, model_id, alias))

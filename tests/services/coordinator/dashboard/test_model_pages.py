@@ -21,19 +21,21 @@ async def test_a_model_shows_its_versions_the_best_by_a_metric_first(browser: ht
     assert order == sorted(order), "the best first, those without a value last"
     assert best.index("best auc") < best.index("subject=ver_4"), "version 3 is the best"
     assert page.count("<circle") == 5
+    assert "ada &lt;b&gt;" in page
     one = (await browser.get(f"{MODEL}?job=job_1")).text
     assert 'subject=ver_4" aria-label' not in one
     assert (await browser.get("/dashboard/models/mdl_2")).status_code == 404
 
 
 async def test_an_alias_is_moved_with_the_persons_token_from_our_page_only(browser: httpx.AsyncClient, view) -> None:
-    form = {"alias": "champion", "version": "ver_2"}
+    form = {"alias": "champion", "version": "ver_2", "reason": " the best "}
     for path in ("set", "remove"):
         assert (await browser.post(f"{MODEL}/aliases/{path}", data=form)).status_code == 403
         answer = await browser.post(f"{MODEL}/aliases/{path}", data=form | {"csrf": await csrf(browser)})
         assert answer.status_code == 303
     assert view.plain_models.done == [
-        ("point", "ust_test-token", "mdl_1", "champion", "ver_2"), ("remove", "ust_test-token", "mdl_1", "champion"),
+        ("point", "ust_test-token", "mdl_1", "champion", "ver_2", "the best"),
+        ("remove", "ust_test-token", "mdl_1", "champion"),
     ]  # fmt: skip
     view.plain_models.writes = False
     assert "aliases/set" not in (await browser.get(MODEL)).text
