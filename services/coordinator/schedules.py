@@ -18,7 +18,6 @@ from undersong.services.coordinator.views.jobs import JobView
 from undersong.services.coordinator.views.schedules import ScheduleView, schedule_view
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import Conflict, Refusal, Unavailable, no_such
-from undersong.shared.faults import point
 from undersong.shared.ids import FederationId, JobId, ScheduleId, UserId, new_id
 from undersong.shared.web.access import Grant, Principal, Role
 from undersong.shared.web.answers import Answered
@@ -184,7 +183,6 @@ class Scheduler:
             raise
         except Refusal as refusal:
             return ScheduledTime(at, ScheduleOutcome.REFUSED, reason=refusal_in_words(refusal))
-        point("coordinator.schedule.submitted")
         return ScheduledTime(at, ScheduleOutcome.SUBMITTED, JobId(job.id))
 
     async def _running(self, schedule: Schedule) -> JobId | None:

@@ -26,7 +26,6 @@ from undersong.services.coordinator.views.jobs import JobVerdict, JobView
 from undersong.services.coordinator.views.sweeps import SweepItemView, SweepPlanView, SweepView, item_view, sweep_view
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import Conflict, FieldError, Refusal, Unavailable, no_such
-from undersong.shared.faults import point
 from undersong.shared.ids import FederationId, JobId, SweepId, UserId, new_id
 from undersong.shared.web.access import Principal, Role
 from undersong.shared.web.answers import Answered
@@ -208,7 +207,6 @@ class SweepRunner:
             raise
         except Refusal as refusal:
             done = replace(child, reason=refusal_in_words(refusal))
-        point("coordinator.sweep.submitted")
 
         async def settle(tx: Transaction) -> None:
             await SweepRepository(tx).settle(sweep.id, done)

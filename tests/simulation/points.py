@@ -23,8 +23,6 @@ _RELAYS: Final = (f"{_C}.api", f"{_C}.worker", f"{_A}.api", f"{_A}.worker")
 
 POINTS: Final[dict[str, Point]] = {
     "coordinator.job.submitted": Point((f"{_C}.api",), "job row, no answer", "the client asks again under its key"),
-    "coordinator.schedule.submitted": Point((), "a job of a schedule, its time not settled", "the next sweep"),
-    "coordinator.sweep.submitted": Point((), "a job of a sweep, its place not settled", "the next sweep"),
     "coordinator.round.planned": Point((f"{_C}.worker",), "planned round, hint in the outbox", "relay, then sweeper"),
     "coordinator.nonce.given": Point(
         (f"{_C}.worker",), "the keys service has committed, manifest is a draft", "keys service: the same"

@@ -114,7 +114,7 @@ def test_two_first_starts_at_once_make_one_authority(settings: KeysSettings) -> 
 def test_the_migrations_make_the_tables_of_the_code(settings: KeysSettings, database_url: str) -> None:
     migrate(database_url, "keys")
     assert drift(database_url, "keys", Base.metadata) == []
-    assert head_revision("keys") == "0003"
+    assert head_revision("keys") == "0004"
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["bootstrap"]])
