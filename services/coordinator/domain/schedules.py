@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from itertools import islice
 from typing import Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
@@ -19,6 +20,16 @@ from undersong.shared.names import hint
 
 UPCOMING: Final = 3
 """How many coming times are shown."""
+
+
+_FIELDS: Final = 5  # a sixth would be seconds
+_OF_THIS_MACHINE: Final = frozenset({"localtime"})
+
+
+@cache
+def _zones() -> frozenset[str]:
+    """Return the names of the IANA database."""
+    return frozenset(available_timezones()) - _OF_THIS_MACHINE
 
 
 class ScheduleInvalid(Invalid):
@@ -44,15 +55,11 @@ class Timetable:
     def parse(cls, cron: str, timezone: str) -> "Timetable":
         """Return a timetable that has a time to come; raises ScheduleInvalid."""
         errors = []
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            near = hint(timezone, available_timezones())
+        if timezone not in _zones():
+            near = hint(timezone, _zones())
             errors.append(FieldError("/timezone", f"there is no time zone {timezone!r}{near or ', try Europe/Berlin'}"))
-        try:
-            CronSim(cron, datetime.now(UTC)).explain()
-        except CronSimError as error:
-            said = f"this is no cron expression ({error}): five fields, as in 30 2 * * mon, for Mondays at 02:30"
+        if (fault := _fault(cron)) is not None:
+            said = f"this is no cron expression ({fault}): five fields, as in 30 2 * * mon, for Mondays at 02:30"
             errors.append(FieldError("/cron", said))
         if errors:
             raise ScheduleInvalid("The schedule was not made.", errors=errors)
@@ -77,6 +84,17 @@ class Timetable:
     def _from(self, moment: datetime) -> Iterator[datetime]:
         local = moment.astimezone(ZoneInfo(self.timezone))
         return (each.astimezone(UTC) for each in CronSim(self.cron, local))
+
+
+def _fault(cron: str) -> str | None:
+    """Return why this is no expression of five fields; None where it is one."""
+    if (count := len(cron.split())) != _FIELDS:
+        return f"it has {count} fields"
+    try:
+        CronSim(cron, datetime.now(UTC)).explain()
+    except CronSimError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ def test_times_are_those_of_the_zone(cron: str, zone: str, after: str, times: li
     ("cron", "zone", "path"),
     [("61 * * * *", "UTC", "/cron"), ("* * * *", "UTC", "/cron"), ("", "UTC", "/cron"), ("@daily", "UTC", "/cron"),
      ("0 0 30 2 *", "UTC", "/cron"), (HOURLY, "Europe/Berln", "/timezone"), (HOURLY, "../etc/passwd", "/timezone"),
-     (HOURLY, "", "/timezone"), ("\ud800", "UTC", "/cron")],
+     (HOURLY, "", "/timezone"), ("\ud800", "UTC", "/cron"), ("* * * * * *", "UTC", "/cron"),
+     ("1 1 1 1 1 1 2027", "UTC", "/cron"), (HOURLY, "localtime", "/timezone"), (HOURLY, "posix/UTC", "/timezone")],
 )  # fmt: skip
 def test_what_is_no_timetable_is_refused_at_its_field(cron: str, zone: str, path: str) -> None:
     with pytest.raises(ScheduleInvalid) as refused:
