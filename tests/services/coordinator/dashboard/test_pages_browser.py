@@ -125,8 +125,8 @@ async def test_a_dead_task_is_requeued_without_scripts(address: str, view) -> No
         await page.goto(f"{address}/login?next=/dashboard/operations")
         await page.fill("#token", "ust_test-token")
         await page.click("button.main")
-        assert await page.locator("button:has-text('Requeue')").count() == 1  # the other task's round has ended
-        assert await page.locator("button:has-text('Discard')").count() == 2
+        await expect(page.locator("button:has-text('Requeue')")).to_have_count(1)  # the other task's round has ended
+        await expect(page.locator("button:has-text('Discard')")).to_have_count(2)
         await page.click("button:has-text('Requeue')")
         await page.wait_for_selector("text=No task used up its five attempts")
         assert view.decided == [("task_01", "requeue")]
@@ -144,7 +144,7 @@ async def test_pages_read_without_scripts(address: str) -> None:
         await page.click("nav >> text=Jobs")
         await page.click("main >> text=Heart disease")
         await page.click("button:has-text('Pause')")
-        assert "paused" in await page.locator("#job-head .badge").inner_text()
+        await expect(page.locator("#job-head .badge")).to_contain_text("paused")
         await browser.close()
 
 
@@ -181,6 +181,7 @@ async def test_answers_are_drawn_without_scripts(address: str) -> None:
         await page.goto(address)
         await page.fill("#token", "ust_test-token")
         await page.click("button.main")
+        await page.wait_for_selector("#now")
         await page.goto(f"{address}/jobs/job_04figures")
         assert await page.locator("section.answer").count() == 13
         curves = page.locator("section.answer", has_text="kaplan-meier of age by sex")
