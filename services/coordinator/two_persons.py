@@ -1,6 +1,6 @@
 """The two-person rule: one person asks for a change, another of the right role confirms it, and then it is made.
 
-Both must still have the role when it is confirmed; what is confirmed twice is made once.
+Both must still have the role when it is confirmed; confirming is idempotent.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
