@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from typing import Any, Final
 
+import msgpack
 import structlog
 
-from undersong.services.agent.repository.state import AgentState
+from undersong.services.agent.repository.state import AgentState, remember
 from undersong.shared.wire.profiles import Alarm
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -21,7 +23,7 @@ REMEDY: Final = {
     "find out who asked for it; then: python -m undersong.services.agent --config agent.yaml accept-log",
 }
 
-
+ACCEPTED: Final = "log_accepted"  # the fact that counts how often the owner accepted the log
 _INSERT: Final = "INSERT INTO alarms VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
@@ -31,9 +33,19 @@ class Alarms:
     def __init__(self, state: AgentState) -> None:
         self._store = state.store
 
-    def raise_(self, kind: str, detail: str, evidence: str) -> None:
-        """Store the alarm and log it. Idempotent."""
+    def acceptances(self) -> int:
+        """Return how often the owner accepted the log."""
+        with self._store.reading() as db:
+            return acceptances(db)
+
+    def raise_(self, kind: str, detail: str, evidence: str, *, since: int) -> None:
+        """Store the alarm and log it. Idempotent.
+
+        Nothing is stored if the owner accepted the log after `since`: what raises it was read before that.
+        """
         with self._store.writing() as db:
+            if acceptances(db) != since:
+                return
             known = kind == FORK and db.execute("SELECT 1 FROM alarms WHERE kind = ?", (FORK,)).fetchone()
             row = (kind, detail, evidence, time.time())  # of a fork, the first evidence counts
             added = 0 if known else db.execute(_INSERT, row).rowcount
@@ -57,4 +69,11 @@ class Alarms:
             count = db.execute("DELETE FROM alarms").rowcount
             db.execute("DELETE FROM heads_met")
             db.execute("DELETE FROM facts WHERE name IN ('log_head', 'log_seen', 'log_watched')")
+            remember(db, ACCEPTED, acceptances(db) + 1)
         return int(count)
+
+
+def acceptances(db: sqlite3.Connection) -> int:
+    """Return how often the owner accepted the log, as this transaction sees it."""
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (ACCEPTED,)).fetchone()
+    return int(msgpack.unpackb(row[0])) if row is not None else 0

@@ -6,6 +6,7 @@ the first byte leaves; its key (the round) makes a second one impossible.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -261,7 +262,7 @@ class AgentState:
     def forget_heads(self, heads: Iterable[tuple[int, str]]) -> None:
         """Note that these (size, root) were compared."""
         with self.store.writing() as db:
-            db.executemany("DELETE FROM heads_met WHERE size = ? AND root = ?", list(heads))
+            forget_heads(db, heads)
 
     def fact(self, name: str) -> object | None:
         """Return a remembered value (msgpack types)."""
@@ -272,10 +273,7 @@ class AgentState:
     def remember(self, name: str, value: object) -> None:
         """Store a value (msgpack types)."""
         with self.store.writing() as db:
-            db.execute(
-                "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                (name, bytes(msgpack.packb(value))),
-            )
+            remember(db, name, value)
 
     def committed_samples(self, job_id: str) -> str | None:
         """Return this site's committed sample count in the job, a point in hexadecimal (`samples`)."""
@@ -298,6 +296,19 @@ class AgentState:
                 (limit,),
             ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def remember(db: sqlite3.Connection, name: str, value: object) -> None:
+    """Store a value (msgpack types) in the transaction of `db`."""
+    db.execute(
+        "INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (name, bytes(msgpack.packb(value))),
+    )
+
+
+def forget_heads(db: sqlite3.Connection, heads: Iterable[tuple[int, str]]) -> None:
+    """Note in the transaction of `db` that these (size, root) were compared."""
+    db.executemany("DELETE FROM heads_met WHERE size = ? AND root = ?", list(heads))
 
 
 def _contribution(row: tuple[object, ...]) -> Contribution:

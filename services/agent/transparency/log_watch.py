@@ -20,8 +20,8 @@ import structlog
 from undersong.services.agent.domain.rules import TaskFailure
 from undersong.services.agent.peers.keys import Signatures
 from undersong.services.agent.peers.link import Away, Call, Link, RequestRefused
-from undersong.services.agent.repository.alarms import FOREIGN, FORK, Alarms
-from undersong.services.agent.repository.state import AgentState
+from undersong.services.agent.repository.alarms import FOREIGN, FORK, Alarms, acceptances
+from undersong.services.agent.repository.state import AgentState, forget_heads, remember
 from undersong.shared.identity.authority import Subject
 from undersong.shared.ids import Digest
 from undersong.shared.wire.manifest import LogHead
@@ -59,10 +59,9 @@ class Seen:
         found = state.fact(SEEN)
         return cls(**found) if isinstance(found, dict) else cls()
 
-    def keep(self, state: AgentState) -> None:
-        """Store it."""
-        document = {"size": self.size, "nodes": self.nodes, "enrolled": self.enrolled, "foreign": self.foreign}
-        state.remember(SEEN, document)
+    def document(self) -> dict[str, Any]:
+        """Return it as it is stored."""
+        return {"size": self.size, "nodes": self.nodes, "enrolled": self.enrolled, "foreign": self.foreign}
 
 
 class LogForkedError(Exception):
@@ -94,6 +93,7 @@ class LogWatch:
         self._state, self._link, self._signatures = state, link, signatures
         self._party, self._own_keys = party, own_keys
         self._alarms = Alarms(state)
+        self._accepted = self._alarms.acceptances()  # how often the owner had accepted the log when this look began
         self._known: set[str] = set()  # heads that were met before
         self.wake = asyncio.Event()
 
@@ -123,13 +123,17 @@ class LogWatch:
                 pass
 
     async def look(self) -> None:
-        """Read what is new, and compare every head that was met since the last look."""
+        """Read what is new, and compare every head that was met since the last look.
+
+        An owner who accepts the log meanwhile ends what this look found: the next one begins at the first entry.
+        """
+        self._accepted = await asyncio.to_thread(self._alarms.acceptances)
         met = await self._heads_met()  # before the head is asked for, which is then at least as new
         head = await self._head()
         try:
             await self._follow(head, met)
         except LogForkedError as fork:
-            self._alarms.raise_(FORK, str(fork), head.model_dump_json())
+            self._alarms.raise_(FORK, str(fork), head.model_dump_json(), since=self._accepted)
 
     async def _head(self) -> LogHead:
         head = LogHead.model_validate_json((await self._link.once(Call("GET", "/v1/log/head"))).content)
@@ -176,7 +180,8 @@ class LogWatch:
             except TaskFailure as failure:
                 log.warning("log_head.refused", size=head.size, reason=str(failure))
                 if failure.code in UNSIGNED:
-                    self._alarms.raise_(FORK, f"a manifest carries a log head that keys did not sign: {failure}", text)
+                    detail = f"a manifest carries a log head that keys did not sign: {failure}"
+                    self._alarms.raise_(FORK, detail, text, since=self._accepted)
                 self._state.forget_heads([(head.size, head.root)])
             else:
                 found.append(head)
@@ -230,6 +235,7 @@ class LogWatch:
             FOREIGN,
             f"keys certified a key in this site's name that is not this site's: certificate {keyid}",
             json.dumps(document),
+            since=self._accepted,
         )
 
     async def _prove(self, old: LogHead, head: LogHead) -> None:
@@ -256,6 +262,9 @@ class LogWatch:
             for keyid, index in seen.foreign.items():
                 self._foreign(keyid, {"keyid": keyid, "index": index})
             seen.foreign = {}
-        seen.keep(self._state)
-        self._state.remember(WATCHED, head.model_dump_json())
-        self._state.forget_heads([(one.size, one.root) for one in met])
+        with self._state.store.writing() as db:
+            if acceptances(db) != self._accepted:
+                return
+            remember(db, SEEN, seen.document())
+            remember(db, WATCHED, head.model_dump_json())
+            forget_heads(db, [(one.size, one.root) for one in met])

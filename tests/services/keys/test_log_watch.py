@@ -143,6 +143,33 @@ async def test_a_key_that_is_not_its_own_in_its_name_is_an_alarm(
     assert site.alarms == []
 
 
+async def test_accepting_the_log_while_it_is_read_ends_that_reading(
+    site: Site, components: Components, app: FastAPI
+) -> None:
+    """The owner accepts in another process: what the running look read before then is stored nowhere."""
+    http = site.federation.http
+    await site.watch.look()
+    foreign = signed(app, 1, b"\1" * 32)
+    await certify(components, http, ME)
+    await site.watch.look()
+    site.watch.meet(foreign)
+    await site.watch.look()
+    assert site.alarms == [FOREIGN, FORK]
+
+    async def accept(response: httpx.Response) -> None:
+        if response.request.url.path == "/v1/log/head":
+            Alarms(site.state).clear()
+
+    http.event_hooks["response"] = [accept]
+    await site.watch.look()
+    assert (site.alarms, site.size, site.state.heads_met()) == ([], 0, [])
+    await site.watch.look()
+    assert (site.alarms, site.size) == ([], 0), "one that finds no fault keeps nothing either"
+    http.event_hooks["response"] = []
+    await site.watch.look()
+    assert (site.alarms, site.size) == ([FOREIGN], (await head_of(http)).size)
+
+
 async def test_its_own_new_keys_are_no_alarm(site: Site) -> None:
     await site.watch.look()
     for _ in range(3):  # more often than the watch looks
