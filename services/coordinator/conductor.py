@@ -6,7 +6,7 @@ changes nothing but the time. From the end of a round to the opening of the next
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import structlog
@@ -187,6 +187,7 @@ class Conductor:
                 tell=False,
                 verdict=_verdicts(report),
                 spent=report.opening,
+                steps=_steps(report),
             )
         if lost := {item.site_id for item in report.rejections if item.code == BODY_LOST}:
             await self._rounds.ask_again(round_.id, lost)
@@ -239,8 +240,14 @@ class Conductor:
             within=None if result.clipping is None else result.clipping.within,
             loss=result.loss if kind is RoundKind.TRAIN else None,
         )
+        return Published(outcome, await self._shown(record, report, values))
+
+    async def _shown(self, record: StoredRound, report: RoundReport, values: tuple[float, ...]) -> dict[str, Any]:
+        """Return what everybody who sees the job may read of a round that was published."""
         # Sums stay out of what everybody may read: the metrics say what they are for, the context holds the others.
-        shown = result.model_dump(mode="json", exclude={"values"})
+        shown: dict[str, Any] = (
+            {} if report.result is None else report.result.model_dump(mode="json", exclude={"values"})
+        )
         if groups := await self._groups(record, values):
             shown["groups"] = groups
         if curves := await self._curves(record, values):
@@ -249,9 +256,11 @@ class Conductor:
             shown["sites"], shown["spread"] = told, spread(told)
         if buffered := record.manifest.manifest.buffered:
             shown["staleness"] = {each.site_id: each.staleness for each in buffered}
+        if report.steps:
+            shown["steps"] = _steps(report)
         if report.faults:
             shown["faults"] = [fault.model_dump(mode="json") for fault in report.faults]
-        return Published(outcome, shown)
+        return shown
 
     async def _metrics(self, record: StoredRound, values: tuple[float, ...]) -> dict[str, float]:
         """Return named metrics by the layout of the job, not by what an update says of itself."""
@@ -369,6 +378,10 @@ def _verdicts(report: RoundReport) -> Verdicts:
     unusable = {item.site_id: (item.code[:200], item.message) for item in report.rejections}
     faults = tuple(SiteFault(each.site_id, each.code[:200], each.message) for each in report.faults)
     return Verdicts(frozenset(report.accepted), unusable, faults)
+
+
+def _steps(report: RoundReport) -> list[dict[str, Any]]:
+    return [each.model_dump(mode="json") for each in report.steps]
 
 
 async def _trace(tx: Transaction, round_id: RoundId) -> str | None:

@@ -182,11 +182,13 @@ class Rounds:
         verdict: Verdicts | None = None,
         spent: bool = False,
         repeats: bool = False,
+        steps: Sequence[Mapping[str, Any]] = (),
     ) -> RoundId | None:
         """End a round without a result and plan another attempt, or end the job. `tell` the aggregator if it is new.
 
         `spent`: sites may have answered what opens the sum, so the next attempt goes under the next number.
         `repeats`: another attempt at this step would end in the same way, so the job fails.
+        `steps`: the engine's steps that had closed, for the timeline.
         """
 
         async def work(tx: Transaction) -> RoundId | None:
@@ -197,7 +199,8 @@ class Rounds:
             now = await tx.now()
             over = round_.failed(reason[:200], now)
             # The duty to tell the aggregator is a column, not a message: the sweeper repeats it until it is done.
-            await rounds.save(over, Changes(uncancelled=tell))
+            result = {"steps": list(steps)} if steps else None
+            await rounds.save(over, Changes(uncancelled=tell, result=result))
             ended = await self._settle(tx, round_, verdict)
             await spend(tx, round_, round_.cohort if spent else {task.site_id for task in ended if task.failed})
             job = await jobs.get(round_.job_id, lock=True)

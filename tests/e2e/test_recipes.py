@@ -416,6 +416,10 @@ def test_a_site_keeps_its_own_layers_and_its_control_variate(platform: Platform,
     assert not np.array_equal(kept[0]["2.weight"], kept[1]["2.weight"])
     assert scores_of(platform, job.id)[-1]["auc"] > 0.9
     check_groups(platform, job.id)
+    for each in client.rounds(job.id):
+        steps = (each.result or {})["steps"] if each.kind != "initialise" else []
+        assert {step["sites"] for step in steps} <= {len(each.cohort)}
+        assert not steps or steps[0]["step"] == "advertise"
 
 
 def check_groups(platform: Platform, job_id: str) -> None:

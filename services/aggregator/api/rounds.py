@@ -1,5 +1,6 @@
 """The aggregator's HTTP face."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -130,6 +131,14 @@ class FaultView(BaseModel):
     message: str
 
 
+class StepView(BaseModel):
+    """A step of the engine that takes no more messages."""
+
+    step: str
+    sites: int = Field(description="how many sites it is closed over")
+    closed_at: datetime = Field(description="when no more messages were taken")
+
+
 class RoundState(BaseModel):
     """The state of a round. `got` counts accepted updates, one a site."""
 
@@ -140,6 +149,7 @@ class RoundState(BaseModel):
     state: Phase
     moves: int = Field(description="how often the state has changed, or the round began to wait for a site again")
     step: str | None = Field(default=None, description="the present step of an engine of several steps")
+    steps: list[StepView] = Field(default=[], description="the engine's steps that take no more messages, in order")
     opening: bool = Field(default=False, description="sites may have answered what opens the sum: never ask them again")
     reason: str | None
     got: int
@@ -301,6 +311,7 @@ def round_state(view: RoundView) -> RoundState:
         state=rules.phase,
         moves=stored.version,
         step=rules.step,
+        steps=[StepView(step=each.step, sites=each.sites, closed_at=each.frozen_at) for each in view.steps],
         opening=_opening(view),
         reason=stored.reason,
         got=rules.got,

@@ -46,6 +46,16 @@ class Frozen:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step that takes no more messages: how many sites it is closed over; `closed_at` is None while it is opened."""
+
+    step: str
+    sites: int
+    frozen_at: datetime
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Next:
     """Where a round goes when a step is closed, with the engine's state, sealed."""
 
@@ -124,6 +134,12 @@ class StepRepository:
         if row is None:
             return None
         return Frozen(tuple(SiteId(site) for site in row.members), row.closed_at is not None)
+
+    async def records(self) -> tuple[StepRecord, ...]:
+        """Return the round's steps that take no more messages, in their order."""
+        query = select(StepRow).where(StepRow.round_id == self._round_id).order_by(StepRow.frozen_at)
+        rows = await self._session.scalars(query)
+        return tuple(StepRecord(row.step, len(row.members), row.frozen_at, row.closed_at) for row in rows)
 
     async def freeze(self, step: str, members: Iterable[SiteId]) -> None:
         """Fix the set that the step is closed over, unless it is fixed. Idempotent."""

@@ -23,7 +23,7 @@ from undersong.services.aggregator.repository.faults import FaultRepository
 from undersong.services.aggregator.repository.rounds import WORK_TOPIC, RoundRepository
 from undersong.services.aggregator.repository.rows import Made, NewRound, Stored
 from undersong.services.aggregator.repository.samples import SampleRepository
-from undersong.services.aggregator.repository.steps import StepRepository
+from undersong.services.aggregator.repository.steps import StepRecord, StepRepository
 from undersong.shared.blobs import BlobStore
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import NotFound
@@ -54,17 +54,21 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class RoundView:
     """A round with its contributions, at a moment by the database's clock.
 
-    `frozen`: whose updates are in the sum was fixed before anybody was asked. `faults`: which sites broke the engine's
-    protocol. `samples`: the sample counts that the
-    sites in it committed to, in hexadecimal.
+    `steps`: the engine's steps that take no more messages. `faults`: which sites broke the engine's protocol.
+    `samples`: the sample counts that the sites in it committed to, in hexadecimal.
     """
 
     stored: Stored
     contributions: tuple[Contribution, ...]
     now: datetime
-    frozen: bool = False
+    steps: tuple[StepRecord, ...] = ()
     faults: tuple[Fault, ...] = ()
     samples: Mapping[SiteId, str] = field(default_factory=dict)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether whose updates are in the sum was fixed before anybody was asked."""
+        return any(each.step == UPLOAD for each in self.steps)
 
 
 class Rounds:
@@ -215,13 +219,13 @@ class Rounds:
         async def work(tx: Transaction) -> RoundView:
             rows = RoundRepository(tx)
             stored, contributions = await rows.get(round_id), tuple(await ContributionRepository(tx).of(round_id))
-            frozen = stored.round.tracks_steps and await StepRepository(tx, round_id).frozen(UPLOAD) is not None
+            steps = await StepRepository(tx, round_id).records() if stored.round.tracks_steps else ()
             committed: dict[SiteId, str] = {}
             if takes_commitments(manifest_of(stored.manifest)):
                 sites = [each.site_id for each in contributions if each.code is None]
                 committed = await SampleRepository(tx, stored.job_id).commitments(sites)
             faults = await FaultRepository(tx).of(round_id) if stored.round.tracks_steps else ()
-            return RoundView(stored, contributions, await tx.now(), frozen, faults, committed)
+            return RoundView(stored, contributions, await tx.now(), steps, faults, committed)
 
         return await self._database.read("round.view", work)
 

@@ -192,11 +192,18 @@ def _bar(state: str, begins: datetime, move: TaskMove, axis: GanttAxis, title: s
 
 
 def _phases(each: RoundItem, axis: GanttAxis, now: datetime) -> tuple[GanttBar, ...]:
-    times = [*each.phase_times, ("end", each.ended_at or now)]
-    return tuple(
-        axis.bar(phase, begins, max(begins, ends), f"{each.kind} {each.number}: {phase} {_length(begins, ends)}")
-        for (phase, begins), (_, ends) in pairwise(times)
-    )
+    """Return a bar for each phase, that of collecting cut where the engine's steps closed."""
+    bars: list[GanttBar] = []
+    for (phase, begins), (_, ends) in pairwise([*each.phase_times, ("end", each.ended_at or now)]):
+        title, last = f"{each.kind} {each.number}: {phase}", max(begins, ends)
+        for step in each.steps if phase == "collect" else ():
+            until = min(max(begins, step.closed_at), last)  # by the aggregator's clock
+            told = f"{title}, step {step.step}: {step.sites} sites, {_length(begins, until)}"
+            bars.append(axis.bar(phase, begins, until, told))
+            begins = until
+        if begins < last or phase != "collect" or not each.steps:
+            bars.append(axis.bar(phase, begins, last, f"{title} {_length(begins, last)}"))
+    return tuple(bars)
 
 
 def _deadline(each: RoundItem, axis: GanttAxis, now: datetime) -> float | None:

@@ -31,6 +31,7 @@ from undersong.services.coordinator.dashboard.views import (
     PublishedVersion,
     RoundItem,
     SiteItem,
+    StepItem,
     TaskItem,
     TaskMove,
 )
@@ -58,6 +59,7 @@ _GROUPS: Final = TypeAdapter(dict[str, dict[str, float] | None])
 _SITES: Final = TypeAdapter(dict[str, dict[str, float]])
 _SPREAD: Final = TypeAdapter(dict[str, dict[str, float | str]])
 _STALENESS: Final = TypeAdapter(dict[str, int])
+_STEPS: Final = TypeAdapter(list[StepItem])
 _CURVES: Final = TypeAdapter(dict[str, list[list[float]]])
 
 
@@ -155,6 +157,7 @@ def round_(found: RoundView, last_answer: datetime | None = None) -> RoundItem:
         within=_within(found),
         clipped=_clipped(found),
         staleness=tuple(sorted(_STALENESS.validate_python((found.result or {}).get("staleness") or {}).values())),
+        steps=tuple(_STEPS.validate_python((found.result or {}).get("steps") or [])),
         tasks=tasks,
         cohort=tuple(found.cohort),
         faults=tuple(

@@ -56,6 +56,15 @@ class FaultItem:
 
 
 @dataclass(frozen=True, slots=True)
+class StepItem:
+    """A step of a round's engine, with the number of sites that it is closed over."""
+
+    step: str
+    sites: int
+    closed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class TaskMove:
     """A change of one site's task, as the job's events tell it."""
 
@@ -97,6 +106,7 @@ class RoundItem:
     clip_norm: float | None = None  # the limit of an update's norm
     within: float | None = None  # the noisy share of updates within it, where it moves
     clipped: int | None = None  # how many updates were over a limit, where they are counted
+    steps: tuple[StepItem, ...] = ()  # of its engine, in order, once the round has ended
     staleness: tuple[int, ...] = ()  # versions that came since its changes were begun, where they were trained before
 
     @property

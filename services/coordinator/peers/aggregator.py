@@ -1,6 +1,7 @@
 """The aggregator, as the coordinator asks it."""
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -50,6 +51,14 @@ class FaultAnswer(Answer):
     message: str
 
 
+class StepAnswer(Answer):
+    """A step of the engine that takes no more messages."""
+
+    step: str
+    sites: int
+    closed_at: datetime
+
+
 class RoundReport(Answer):
     """A round as the aggregator sees it: whose updates are accepted, and whose could not be used."""
 
@@ -59,6 +68,7 @@ class RoundReport(Answer):
     reason: str | None = None
     opening: bool = False
     step: str | None = None
+    steps: list[StepAnswer] = Field(default_factory=list)
     got: int = 0
     accepted: list[SiteId] = Field(default_factory=list)
     rejections: list[Rejection] = Field(default_factory=list)

@@ -45,7 +45,12 @@ async def test_a_steps_deadline_closes_it_over_those_who_came(quick_stage: Stage
         await overdue(quick_stage, sites.id)
         await sites.close()
         await sites.hear(each)
-    assert (await quick_stage.state(sites.id))["state"] == "published"
+    found = await quick_stage.state(sites.id)
+    assert found["state"] == "published"
+    assert [each["step"] for each in found["steps"]] == list(STEPS)
+    counts = [each["sites"] for each in found["steps"]]
+    assert counts == [5] * STEPS.index(step) + [4] * (len(STEPS) - STEPS.index(step))
+    assert sorted(found["steps"], key=lambda each: each["closed_at"]) == found["steps"]
 
 
 @pytest.mark.parametrize(("step", "reason"), [
@@ -60,6 +65,7 @@ async def test_too_few_end_the_round_with_a_name(quick_stage: Stage, step: str, 
     found = await quick_stage.state(sites.id)
     assert (found["state"], found["reason"]) == ("failed", reason)
     assert found["opening"] is (step == "unmask")
+    assert [each["step"] for each in found["steps"]] == list(STEPS[: STEPS.index(step)])
     over = await sites.get(sites.manifest.cohort[0], step)
     assert (over.status_code, reason in over.json()["detail"]) == (410, True)
     assert sites.keys.records == {}

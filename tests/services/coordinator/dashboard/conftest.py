@@ -45,6 +45,7 @@ from undersong.services.coordinator.dashboard.views import (
     PublishedVersion,
     RoundItem,
     SiteItem,
+    StepItem,
     TaskItem,
     TaskMove,
     TimelinePage,
@@ -127,6 +128,9 @@ def make_round(job: str, number: int, kind: str, began: datetime, state: str = "
         version_id=f"ver_{number}" if kind == "train" and not open_ else None, manifest_digest="5e" * 32, epoch=1,
         tasks=tuple(make_task(i, began, "leased" if open_ and i > 1 else "done") for i in range(4)),
         cohort=tuple(f"site_01k{i}" for i in range(4)), faults=FAULTS if (kind, number) == ("train", 3) else (),
+        steps=() if open_ else tuple(
+            StepItem(step, 4, opened + (last - opened) * part) for step, part in (("advertise", 0.1), ("upload", 0.8))
+        ),
         clipped=number if kind == "train" and not open_ else None,
     )  # fmt: skip
 

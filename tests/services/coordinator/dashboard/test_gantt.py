@@ -42,6 +42,21 @@ def test_a_site_that_never_answered_is_named_and_the_deadline_is_drawn() -> None
     }
 
 
+def test_the_engines_steps_cut_the_collecting() -> None:
+    """By the aggregator's clock, which may differ: no step leaves the time in which the round collected."""
+    round_ = make_round("job_1", 1, "train", BEGAN)
+    collecting = [bar for bar in drawn([round_], []).rounds[0].phases if bar.kind == "collect"]
+    assert [bar.text for bar in collecting] == [
+        "train 1: collect, step advertise: 4 sites, 0.12 s",
+        "train 1: collect, step upload: 4 sites, 0.88 s",
+        "train 1: collect 0.25 s",
+    ]
+    late = replace(round_, steps=tuple(replace(each, closed_at=BEGAN + timedelta(hours=1)) for each in round_.steps))
+    phases = drawn([late], []).rounds[0].phases
+    assert [bar.kind for bar in phases] == ["prepare", "collect", "collect", "sum"]
+    assert phases[-1].end <= 100
+
+
 @settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1e7), st.floats(0, 1e6)), min_size=1, max_size=8),
