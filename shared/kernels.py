@@ -14,12 +14,13 @@ MODULES: Final = tuple(
     dict.fromkeys(
         (
             "undersong.shared.fields.field64",
+            "undersong.shared.lattice.kernels",
             "undersong.shared.secagg.rounding_kernel",
             *(name for facts in ENGINES.values() for name in facts.kernels),
         )
     )
 )
-"""The field, the quantiser's rounding, and what engines have compiled."""
+"""The field, the ring, the quantiser's rounding, and what engines have compiled."""
 
 
 def compile_all() -> None:

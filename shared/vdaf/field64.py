@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from undersong.shared.fields import kernels64 as kernels
 from undersong.shared.fields.field64 import P
-from undersong.shared.vdaf import kernels64 as kernels
 from undersong.shared.vdaf import projections64
 from undersong.shared.vdaf.field import Field, Octets, Vector
 

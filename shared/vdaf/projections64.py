@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 
 from undersong.shared.fields.field64 import P, add, multiply
-from undersong.shared.vdaf.kernels64 import VEC, subtract
+from undersong.shared.fields.kernels64 import VEC, subtract
 
 STRETCH = 512  # bytes of a row at a time: digits and signs of 2048 coefficients stay in a core's first cache
 _DIGITS = 4

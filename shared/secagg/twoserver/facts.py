@@ -35,7 +35,7 @@ FACTS: Final = EngineFacts(
     code="undersong.shared.secagg.twoserver.engine:TWOSERVER",
     audit="undersong.shared.secagg.twoserver.audit:AUDIT",
     kernels=(
-        "undersong.shared.vdaf.kernels64",
+        "undersong.shared.fields.kernels64",
         "undersong.shared.vdaf.projections64",
         "undersong.shared.privacy.noise",
         "undersong.shared.privacy.matrix",

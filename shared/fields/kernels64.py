@@ -1,4 +1,4 @@
-"""Compiled loops over Field64 (p = 2**64 - 2**32 + 1): the hot parts of proving and verifying.
+"""Compiled loops over Field64 (p = 2**64 - 2**32 + 1): the hot parts of proofs and of lattice encryption.
 
 Source: the arithmetic of `undersong.shared.fields.field64`; the transform is the textbook iterative one (decimation in
 time). Shapes: vectors are uint64[n] and matrices uint64[n, m], C-contiguous and below p unless a docstring says
@@ -187,6 +187,18 @@ def transform(out, rows, order, roots):  # type: ignore[no-untyped-def] # noqa: 
     butterflies(out, roots)
 
 
+@njit([types.void(ROWS, _STRIDED, _ORDER, _IN, _IN)], cache=True, nogil=True)
+def twisted(out, rows, order, factors, roots):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Write the transform of each column of [n, m] whose row i was multiplied by factors[i].
+
+    With the powers of a 2n-th root of unity as factors: the values at its odd powers.
+    """
+    for i in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            out[order[i], c] = multiply_lanes(rows[i, c], factors[i])
+    butterflies(out, roots)
+
+
 @njit([types.void(ROWS, _STRIDED, _ORDER, _IN, _IN, _IN)], cache=True, nogil=True)
 def between(out, rows, order, inverse_roots, factors, roots):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """From values at the powers of an n-th root of unity to those at the odd powers of its square root.
@@ -195,10 +207,7 @@ def between(out, rows, order, inverse_roots, factors, roots):  # type: ignore[no
     """
     coefficients = np.empty((rows.shape[0], rows.shape[1]), np.uint64)
     transform(coefficients, rows, order, inverse_roots)
-    for i in range(rows.shape[0]):
-        for c in range(rows.shape[1]):
-            out[order[i], c] = multiply_lanes(coefficients[i, c], factors[i])
-    butterflies(out, roots)
+    twisted(out, coefficients, order, factors, roots)
 
 
 @njit([types.void(ROWS, types.uint64)], cache=True, nogil=True)

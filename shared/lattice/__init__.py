@@ -1,0 +1,1 @@
+"""Lattice encryption of vectors whose sums can be opened: the ring, packing, and Shamir's shares of its elements."""
