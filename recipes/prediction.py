@@ -49,7 +49,14 @@ class Predictor:
         lengths = {name: len(values) for name, values in rows.items()}
         if len(set(lengths.values())) > 1:
             raise RecipeError(f"the columns differ in length: {lengths}")
-        return self.recipe.predict(self.tensors, rows, self.params)
+        said = np.asarray(self.recipe.predict(self.tensors, rows, self.params), np.float64)
+        shape = (max(lengths.values(), default=0), *((-1,) if self.task is Task.MULTICLASS else ()))
+        if said.ndim != len(shape) or len(said) != shape[0]:
+            raise RecipeError(
+                f"recipe {self.recipe.spec.name} predicted the shape {list(said.shape)} for {shape[0]} rows: "
+                "with task multiclass it returns [rows, classes], else [rows]"
+            )
+        return said
 
     def predict(self, rows: Mapping[str, Sequence[Any]]) -> list[Answer]:
         """Return an answer for each row: `class` and `probabilities`, `value`, or `log_hazard_ratio`; see `scores`."""
@@ -67,6 +74,13 @@ class Predictor:
             {"class": names[place], "probabilities": dict(zip(names, row, strict=True))}
             for place, row in zip(chosen.tolist(), shares.tolist(), strict=True)
         ]
+
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes in the order of their probabilities; none where a number is predicted."""
+        if self.task is Task.BINARY:
+            return self._names(2)
+        count = setting(self.recipe.spec, self.params, "classes")
+        return self._names(int(count)) if self.task is Task.MULTICLASS else ()
 
     def _names(self, count: int) -> tuple[str, ...]:
         names = self.classes or tuple(map(str, range(count)))

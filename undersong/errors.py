@@ -36,6 +36,18 @@ class ProfileError(UndersongError):
     exit_code = 2
 
 
+class RowsError(UndersongError):
+    """Rows cannot be used: `errors` are a JSON pointer (`/rows/3/age`) and what is wrong there, each."""
+
+    def __init__(self, message: str, errors: Sequence[tuple[str, str]], *, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        """Return the message with each fault, and its remedy."""
+        return "; ".join([super().__str__(), *(f"{path}: {message}" for path, message in self.errors)])
+
+
 class ApiError(UndersongError):
     """A service refused the request (RFC 9457 problem document)."""
 

@@ -48,7 +48,8 @@ class Constant:
         return own.multiclass_sums(truth.astype(np.int64), np.clip(said, 0, 1))
 
     def predict(self, model, rows, params):
-        return np.tile(model["means"], (max(map(len, rows.values())), 1))
+        said = np.tile(model["means"], (max(map(len, rows.values())), 1))
+        return said if self._width(params) > 1 else said[:, 0]
 
     def _width(self, params):
         layout = own.evaluation_layout(self.spec, params)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.e2e.predicting import check_predictions
 from tests.e2e.recipe_sites import COLUMNS, HOSPITALS, KINDS, ROOT, ROWS, SECRET, TELLING, make_site, table
 from tests.effort import also
 from tests.pace import Deadline
@@ -197,6 +198,8 @@ def test_every_recipe_task_and_number_of_classes_runs_to_its_metrics(
     assert not faults
     for name in {"five classes", "compressed"} & jobs.keys():
         check_simulated_alike(platform, name, jobs[name], tmp_path / name)
+    if set(names) == set(FEW):
+        check_predictions(client, {name: client.job(job_id) for name, job_id in jobs.items()}, tmp_path)
     if "noise for each record" in jobs:
         lines = [ledger_of(platform, site) for site in HOSPITALS]
         wanted = {"event": "poisson-gaussian", "probability": 30 / ROWS, "count": 50}

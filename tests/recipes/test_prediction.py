@@ -1,5 +1,7 @@
 """Predictors of versions say what the recipe's own evaluation computes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from undersong.recipes.text import RECIPE as TEXT
 from undersong.shared.learning.metrics import binary_sums, multiclass_sums, regression_sums
 from undersong.shared.learning.tensors import Model, save
 from undersong.shared.wire.manifest import DataRef, RecipeRef
-from undersong.shared.wire.profiles import Column
+from undersong.shared.wire.profiles import Column, Task
 
 LABEL = Column(name="y", type="category", categories=("no", "yes", "perhaps"))
 SUMS = {"binary": binary_sums, "multiclass": multiclass_sums, "regression": regression_sums}
@@ -78,6 +80,8 @@ def test_answers_name_classes_and_faults_are_told() -> None:
         predictor_of(content, ref.model_copy(update={"digest": "0" * 64}), about(data))
     with pytest.raises(RecipeError, match="classes"):
         predictor_of(content, ref, about(data)).predict({"a": [1.0]})
+    with pytest.raises(RecipeError, match=r"shape \[1\] for 1 rows: with task multiclass"):
+        replace(found, task=Task.MULTICLASS).predict({"a": [1.0]})
     with pytest.raises(RecipeError, match="predicts nothing"):
         predictor_of(
             content,

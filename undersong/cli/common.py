@@ -18,7 +18,7 @@ from undersong.cli.screen import screen
 from undersong.client import Client
 from undersong.client.naming import one_named
 from undersong.client.types import Job, Model, Site
-from undersong.errors import ApiError, UndersongError
+from undersong.errors import ApiError, RowsError, UndersongError
 from undersong.profile import DEFAULT_NAME, choose_profile, load_profile, read_profiles
 from undersong.shared.terminal import shown_json
 
@@ -162,7 +162,7 @@ def quiet_logs() -> None:
 def complain(error: UndersongError) -> None:
     """Print one line for the failure, and one for every fault that the service reported."""
     complaints.print(f"[bold red]error:[/] {escaped(error.message)}", markup=True)
-    if isinstance(error, ApiError):
+    if isinstance(error, ApiError | RowsError):
         for path, message in error.errors:
             complaints.print(f"  {path or '/'}: {message}", markup=False)
     for note in getattr(error, "__notes__", []):

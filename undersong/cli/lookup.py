@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from undersong.cli import common
 from undersong.client import Client
-from undersong.client.naming import one_named
+from undersong.client.naming import one_named, one_version, parts_of
 from undersong.client.types import Job, Model, Token, User, Version
 from undersong.errors import UndersongError
 from undersong.shared.names import hint
@@ -49,19 +49,9 @@ def find_version(client: Client, name: str, version: str = "") -> tuple[Model, V
     if name.startswith("ver_") and not version:
         found = client.version(name)
         return client.model(found.model_id), found
-    model_name, _, behind = name.partition("@" if "@" in name else ":")
-    model, wanted = common.find_model(client, model_name), version or behind
-    versions = client.versions(model.id)
-    if not versions:
-        raise UndersongError(f"{model.name} has no version yet", remedy="undersong job list shows what trains it")
-    if not wanted:
-        return model, max(versions, key=lambda one: one.number)
-    named = {model.aliases.get(wanted, wanted), wanted}
-    for one in versions:
-        if one.id in named or str(one.number) == wanted:
-            return model, one
-    remedy = f"undersong model show {common.quoted(model.name)}"
-    raise UndersongError(f"{model.name} has no version {wanted!r}", remedy=remedy)
+    model_name, behind = parts_of(name)
+    model = common.find_model(client, model_name)
+    return model, one_version(model, client.versions(model.id), version or behind)
 
 
 def find_pulled(client: Client, name: str, version: str = "") -> tuple[Model, Version]:

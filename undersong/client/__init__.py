@@ -2,7 +2,16 @@
 
 from undersong.client.aio import AsyncClient
 from undersong.client.sync import Client
-from undersong.errors import ApiError, UndersongError, UnreachableError
+from undersong.errors import ApiError, RowsError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
 
-__all__ = ["ApiError", "AsyncClient", "Client", "Profile", "UndersongError", "UnreachableError", "load_profile"]
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "Profile",
+    "RowsError",
+    "UndersongError",
+    "UnreachableError",
+    "load_profile",
+]

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.aio_download import download
 from undersong.client.calls import Call
+from undersong.client.loaded import LoadedModel, loaded
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
 from undersong.shared.transparency.datasheet import SignedDatasheet
@@ -592,9 +594,35 @@ class AsyncClient:
         """Return every model of one federation, or of all that the caller may see, oldest first."""
         return await self.all(lambda after: calls.models(federation_id, after))
 
-    async def model(self, model_id: str) -> t.Model:
-        """Return one model with its aliases."""
-        return await self.send(calls.model(model_id))
+    async def model(self, name: str) -> t.Model:
+        """Return one model with its aliases, by id or name; UndersongError with near matches where no one fits."""
+        if name.startswith(naming.MODEL_PREFIX):
+            return await self.send(calls.model(name))
+        return naming.one_named(await self.models(), name, "model", "undersong model list")
+
+    async def find_version(self, name: str) -> t.Version:
+        """Return a version by its id, or by its model's: "heart@champion", "heart:3"; "heart" is the newest."""
+        if name.startswith(naming.VERSION_PREFIX):
+            return await self.version(name)
+        model_name, wanted = naming.parts_of(name)
+        model = await self.model(model_name)
+        return naming.one_version(model, await self.versions(model.id), wanted)
+
+    async def load_model(self, name: str, *, ca: str | None = None, recipes: Sequence[Path] = ()) -> LoadedModel:
+        """Return a version ready to predict; `name` as in `find_version`.
+
+        The version's evidence must verify, and its file must be the one that was signed. ca: SHA-256 fingerprint of the
+        federation's authority, from elsewhere; without it, the authority that the keys service names is trusted.
+        recipes: files of own recipes, which are imported, and so run. Raises UndersongError.
+        """
+        version = await self.find_version(name)
+        evidence = await self.evidence(version.id)
+        pinned = ca or (await self.authority()).fingerprint
+        with TemporaryDirectory(prefix="undersong-load-") as folder:
+            target = Path(folder) / "model"
+            await self.download(version.id, target)
+            content = await asyncio.to_thread(target.read_bytes)
+        return await asyncio.to_thread(loaded, content, evidence, version, pinned, recipes)
 
     async def versions(self, model_id: str) -> list[t.Version]:
         """Return the versions of a model, oldest first."""

@@ -1,9 +1,10 @@
 """Find a thing by its id or name among those that a service listed."""
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from undersong.client.types import Federation
+from undersong.client.types import Federation, Model, Version
 from undersong.errors import UndersongError
 from undersong.shared.names import hint
 
@@ -22,6 +23,8 @@ class Named(Protocol):
 
 N = TypeVar("N", bound=Named)
 FEDERATION_PREFIX = "fed_"
+VERSION_PREFIX = "ver_"
+MODEL_PREFIX = "mdl_"
 
 
 def one_named(found: Iterable[N], name: str, noun: str, remedy: str) -> N:
@@ -35,6 +38,26 @@ def one_named(found: Iterable[N], name: str, noun: str, remedy: str) -> N:
         raise UndersongError(f"no {noun} is called {name!r}{near}", remedy=remedy)
     ids = ", ".join(item.id for item in matches[:5])
     raise UndersongError(f"{len(matches)} {noun}s are called {name!r}: {ids}", remedy="give the id of one")
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """Return a model's name and what follows a colon or @: a number, an alias or an id; empty without one."""
+    model, _, wanted = name.partition("@" if "@" in name else ":")
+    return model, wanted
+
+
+def one_version(model: Model, versions: Sequence[Version], wanted: str) -> Version:
+    """Return the version of this number, alias or id, the newest where none is wanted; raises UndersongError."""
+    if not versions:
+        raise UndersongError(f"{model.name} has no version yet", remedy="undersong job list shows what trains it")
+    if not wanted:
+        return max(versions, key=lambda one: one.number)
+    named = {model.aliases.get(wanted, wanted), wanted}
+    for one in versions:
+        if one.id in named or str(one.number) == wanted:
+            return one
+    remedy = f"undersong model show {shlex.quote(model.name)}"
+    raise UndersongError(f"{model.name} has no version {wanted!r}", remedy=remedy)
 
 
 def one_federation(found: list[Federation], name: str | None) -> Federation:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -17,6 +18,7 @@ import httpx
 from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
+from undersong.client.loaded import LoadedModel, loaded
 from undersong.client.sync_download import download
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
@@ -587,9 +589,35 @@ class Client:
         """Return every model of one federation, or of all that the caller may see, oldest first."""
         return self.all(lambda after: calls.models(federation_id, after))
 
-    def model(self, model_id: str) -> t.Model:
-        """Return one model with its aliases."""
-        return self.send(calls.model(model_id))
+    def model(self, name: str) -> t.Model:
+        """Return one model with its aliases, by id or name; UndersongError with near matches where no one fits."""
+        if name.startswith(naming.MODEL_PREFIX):
+            return self.send(calls.model(name))
+        return naming.one_named(self.models(), name, "model", "undersong model list")
+
+    def find_version(self, name: str) -> t.Version:
+        """Return a version by its id, or by its model's: "heart@champion", "heart:3"; "heart" is the newest."""
+        if name.startswith(naming.VERSION_PREFIX):
+            return self.version(name)
+        model_name, wanted = naming.parts_of(name)
+        model = self.model(model_name)
+        return naming.one_version(model, self.versions(model.id), wanted)
+
+    def load_model(self, name: str, *, ca: str | None = None, recipes: Sequence[Path] = ()) -> LoadedModel:
+        """Return a version ready to predict; `name` as in `find_version`.
+
+        The version's evidence must verify, and its file must be the one that was signed. ca: SHA-256 fingerprint of the
+        federation's authority, from elsewhere; without it, the authority that the keys service names is trusted.
+        recipes: files of own recipes, which are imported, and so run. Raises UndersongError.
+        """
+        version = self.find_version(name)
+        evidence = self.evidence(version.id)
+        pinned = ca or self.authority().fingerprint
+        with TemporaryDirectory(prefix="undersong-load-") as folder:
+            target = Path(folder) / "model"
+            self.download(version.id, target)
+            content = target.read_bytes()
+        return loaded(content, evidence, version, pinned, recipes)
 
     def versions(self, model_id: str) -> list[t.Version]:
         """Return the versions of a model, oldest first."""

@@ -19,7 +19,7 @@ from undersong.client.types.jobs import (
     StatisticsResults,
     Validation,
 )
-from undersong.client.types.models import AliasChange, Audit, Model, Version
+from undersong.client.types.models import AliasChange, Audit, Model, ModelVersion, Version
 from undersong.client.types.people import AuditEntry, DeviceAnswer, DeviceSignOn, Me, PendingAction, SignOn, Token, User
 from undersong.client.types.privacy import (
     ClippingPlan,
@@ -75,6 +75,7 @@ __all__ = [
     "JobSpent",
     "Me",
     "Model",
+    "ModelVersion",
     "NoisePoint",
     "Page",
     "Participation",

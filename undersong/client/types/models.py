@@ -1,11 +1,15 @@
 """Models, versions, and who moved their aliases."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from undersong.client.types.base import Answer
+from undersong.errors import UndersongError
 
 
 class Model(Answer):
@@ -17,6 +21,28 @@ class Model(Answer):
     aliases: dict[str, str] = Field(default_factory=dict)
     versions: int | None = None
     created_at: datetime | None = None
+
+    @property
+    def champion(self) -> "ModelVersion":
+        """The version at which the alias champion points."""
+        return self.version("champion")
+
+    def version(self, wanted: str | int) -> "ModelVersion":
+        """Return the version of this number, alias or id; it is looked up when it is loaded."""
+        return ModelVersion(self.id, str(wanted), self._client)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a model, by its number, alias or id."""
+
+    model_id: str
+    wanted: str
+    client: Any = field(repr=False, default=None)
+
+    def load(self, *, ca: str | None = None, recipes: Sequence[Path] = ()) -> Any:
+        """Return the version ready to predict, see `load_model` of the client; a coroutine of the asynchronous one."""
+        return _client_of(self.client).load_model(f"{self.model_id}@{self.wanted}", ca=ca, recipes=recipes)
 
 
 class Audit(Answer):
@@ -41,6 +67,16 @@ class Version(Answer):
     claim_broken: bool = False
     audits: list[Audit] = Field(default_factory=list)
     created_at: datetime | None = None
+
+    def load(self, *, ca: str | None = None, recipes: Sequence[Path] = ()) -> Any:
+        """Return the version ready to predict, see `load_model` of the client; a coroutine of the asynchronous one."""
+        return _client_of(self._client).load_model(self.id, ca=ca, recipes=recipes)
+
+
+def _client_of(client: Any) -> Any:
+    if client is None:
+        raise UndersongError("this object was not asked for by a client", remedy="client.model(NAME) returns one")
+    return client
 
 
 class AliasChange(Answer):
