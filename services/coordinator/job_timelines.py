@@ -8,6 +8,7 @@ from undersong.services.coordinator.repository.jobs import JobEvent, JobReposito
 from undersong.services.coordinator.repository.rounds import RoundRepository, StoredRound
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.shared.database import Database, Transaction
+from undersong.shared.ids import SiteId
 from undersong.shared.web.access import Principal
 
 MOST_EVENTS = 20_000
@@ -28,8 +29,17 @@ class RoundsWindow:
     earlier: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EventsWindow:
+    """Some events of a job, newest first, with the names of sites; `earlier`: whether there are events before these."""
+
+    events: Sequence[JobEvent]
+    names: Mapping[str, str]
+    earlier: bool
+
+
 class JobTimelines:
-    """Reads windows of jobs' rounds."""
+    """Reads windows of jobs' rounds and events."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -56,3 +66,20 @@ class JobTimelines:
             return RoundsWindow(rounds, events, names, len(found) > limit)
 
         return await self._database.read("job.timeline", work)
+
+    async def log(
+        self, person: Principal, job_id: str, limit: int, before: int | None = None, types: Collection[str] = ()
+    ) -> EventsWindow:
+        """Return the job's newest events, at most `limit`, of these types, of all without any.
+
+        before: the number of an event; only older ones are returned.
+        """
+
+        async def work(tx: Transaction) -> EventsWindow:
+            await seen_job(tx, person, job_id)
+            found = await JobRepository(tx).newest_events(job_id, before, types, limit + 1)
+            events = found[:limit]
+            sites = {SiteId(str(each.data["site_id"])) for each in events if each.data.get("site_id")}
+            return EventsWindow(events, await SiteRepository(tx).names(sites), len(found) > limit)
+
+        return await self._database.read("job.log", work)

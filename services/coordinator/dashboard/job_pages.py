@@ -55,6 +55,21 @@ async def jobs_page(
     return visitor.show("jobs.html", "Jobs", jobs=jobs, next=following, address=address, **values)
 
 
+@router.get("/jobs/{job_id}/log")
+async def log_page(
+    job_id: str,
+    visitor: Visitor,
+    before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+    problems: bool = False,
+) -> Response:
+    """Return what happened in a job, newest first; with `problems`, only what went wrong."""
+    page = await visitor.view.log(job_id, before, problems=problems)
+    given = {"problems": "true"} if problems else {}
+    query = urlencode(given | ({"before": before} if before else {}))
+    address = f"{visitor.here}?{query}" if query else visitor.here
+    return visitor.show("log.html", "Jobs", page=page, problems=problems, address=address)
+
+
 @router.get("/compare")
 async def compare_page(visitor: Visitor, jobs: Chosen = [], sort: str = "", falling: bool = False) -> Response:  # noqa: B006
     """Return up to eight jobs side by side; without any, how to choose them."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.clones import Clones
-from undersong.services.coordinator.dashboard import translate
+from undersong.services.coordinator.dashboard import job_log, translate
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
 from undersong.services.coordinator.dashboard.catalogue_view import CatalogueView
 from undersong.services.coordinator.dashboard.member_view import MemberView
@@ -21,6 +21,7 @@ from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
     JobItem,
     JobPage,
+    LogPage,
     Measure,
     NowPage,
     OperationsPage,
@@ -57,6 +58,7 @@ MOST_JOBS: Final = 500  # whose cost in privacy the privacy page adds up
 MOST_DRAWN: Final = 600  # tasks on one timeline
 MOST_RECENT: Final = 10  # rounds in a site's row on a job's page
 MOST_TIMED: Final = 8  # rounds on one timeline
+MOST_LINES: Final = 50  # events on one page of a job's log
 MOST_KEYS: Final = 5000  # certificates that the keys page looks at
 MOST_RELEASING: Final = 10  # jobs, the newest, whose versions the page of models tells
 MOST_RELEASES: Final = 10  # rounds of one job, the newest, that the page of models looks at
@@ -219,6 +221,13 @@ class CoordinatorViewModel:
             earlier=window.earlier or len(window.rounds) > count,
             before=before,
         )
+
+    async def log(self, job_id: str, before: int | None, *, problems: bool) -> LogPage:
+        """Return a job's newest events, or those before an event; only what went wrong, where `problems`."""
+        job = await self.source.jobs.get(self.person, job_id)
+        types = job_log.PROBLEMS if problems else ()
+        found = await self.source.timelines.log(self.person, job_id, MOST_LINES, before, types)
+        return LogPage(translate.job(job), job_log.lines(found.events, found.names), found.earlier, before)
 
     async def steer(self, job_id: str, action: str) -> None:
         """Pause, resume or cancel a job."""

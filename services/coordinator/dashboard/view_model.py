@@ -17,6 +17,7 @@ from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
     JobItem,
     JobPage,
+    LogPage,
     Measure,
     NowPage,
     OperationsPage,
@@ -77,6 +78,9 @@ class ViewModel(Protocol):
 
     async def timeline(self, job_id: str, before: str | None) -> TimelinePage:
         """Return a job's newest rounds with all that happened in them, or those before a round."""
+
+    async def log(self, job_id: str, before: int | None, *, problems: bool) -> LogPage:
+        """Return a job's newest events, or those before an event; only what went wrong, where `problems`."""
 
     async def compare(self, job_ids: Sequence[str]) -> JobComparisonView:
         """Return up to eight jobs side by side."""

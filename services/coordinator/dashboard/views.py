@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from undersong.services.coordinator.dashboard.audit_views import SpentItem
+from undersong.services.coordinator.dashboard.job_log import LogLine
 from undersong.shared.statistics.results import Result
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -262,6 +263,16 @@ class TimelinePage:
     names: Mapping[str, str]  # site id -> name
     earlier: bool
     before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some events of a job as lines, newest first; `before`: the number of the event that they precede."""
+
+    job: JobItem
+    lines: tuple[LogLine, ...]
+    earlier: bool
+    before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,6 +240,19 @@ class JobRepository:
         )
         return [_event(row) for row in await self._session.scalars(query)]
 
+    async def newest_events(
+        self, job_id: str, before: int | None, types: Collection[str], limit: int
+    ) -> Sequence[JobEvent]:
+        """Return the job's newest events of these types, or of all, before number `before`; the newest first."""
+        query = select(JobEventRow).where(JobEventRow.job_id == job_id)
+        if before is not None:
+            query = query.where(JobEventRow.number < before)
+        if types:
+            query = query.where(JobEventRow.type.in_(sorted(types)))
+        return [
+            _event(row) for row in await self._session.scalars(query.order_by(JobEventRow.number.desc()).limit(limit))
+        ]
+
     async def events_between(
         self, job_id: str, start: datetime, end: datetime | None, types: Collection[str], limit: int
     ) -> Sequence[JobEvent]:

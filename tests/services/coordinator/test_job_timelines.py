@@ -45,6 +45,14 @@ async def test_the_pages_of_a_job_are_those_of_its_newest_rounds(small_world: Wo
     faults = [bar.text for lane in chart.lanes for bar in lane.bars if bar.kind == "fault"]
     assert len(faults) == 1
     assert "too large (out-of-memory); it is tried again" in faults[0]
+    log = await view.log(job["id"], None, problems=False)
+    assert [line.number for line in log.lines] == sorted((line.number for line in log.lines), reverse=True)
+    assert log.lines[-1].text == "the job is created"
+    (told,) = (await view.log(job["id"], None, problems=True)).lines
+    assert (told.code, told.detail, told.problem) == ("out-of-memory", "too large", True)
+    assert told.who in {lane.name for lane in chart.lanes}
+    earlier = await view.log(job["id"], told.number, problems=False)
+    assert [line.number for line in earlier.lines] == list(range(told.number - 1, 0, -1))
     shown = await view.job(job["id"])
     assert {part.recent[0] for part in shown.parts} == {("statistics 0", "done")}
     before = await view.pulse()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from tests.services.coordinator.dashboard.events import EVENTS
 from tests.services.coordinator.dashboard.members import PlainMembers
 from tests.services.coordinator.dashboard.models import PlainModels
 from tests.services.coordinator.dashboard.sweeps import make_sweep
@@ -30,6 +31,7 @@ from undersong.services.coordinator.dashboard.audit_views import (
     KeysPage,
     SpentItem,
 )
+from undersong.services.coordinator.dashboard.job_log import PROBLEMS, lines
 from undersong.services.coordinator.dashboard.view_model import RoundPage
 from undersong.services.coordinator.dashboard.views import (
     ComparisonItem,
@@ -38,6 +40,7 @@ from undersong.services.coordinator.dashboard.views import (
     FaultItem,
     JobItem,
     JobPage,
+    LogPage,
     Measure,
     NowPage,
     OperationsPage,
@@ -275,6 +278,12 @@ class FakeViewModel:
         names = {f"site_01k{at}": name for at, name in enumerate(NAMES)}
         moves = tuple(move for each in rounds for site in names for move in make_moves(each, site))
         return TimelinePage(page.job, rounds, moves, names, before is None, before)
+
+    async def log(self, job_id: str, before: int | None, *, problems: bool) -> LogPage:
+        names = {f"site_01k{at}": name for at, name in enumerate(NAMES)}
+        events = [each for each in EVENTS if not problems or each.type in PROBLEMS]
+        events = [each for each in events if before is None or each.number < before]
+        return LogPage((await self.job(job_id)).job, lines(events[:5], names), len(events) > 5, before)
 
     async def steer(self, job_id: str, action: str) -> None:
         self.steered.append((job_id, action))

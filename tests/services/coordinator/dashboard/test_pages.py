@@ -35,6 +35,7 @@ PAGES = (
     "/jobs/job_01running",
     "/jobs/job_02failed",
     "/jobs/job_01running/timeline",
+    "/jobs/job_01running/log",
     "/rounds/rnd_train3",
     "/sites",
     "/people",

@@ -26,7 +26,7 @@ pytestmark = [
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 PAGES = {"now": "", "jobs": "/jobs", "compare": "/compare?jobs=job_01running,job_03done",
          "job": "/jobs/job_01running",
-         "timeline": "/jobs/job_01running/timeline", "figures": "/jobs/job_04figures",
+         "timeline": "/jobs/job_01running/timeline", "log": "/jobs/job_01running/log", "figures": "/jobs/job_04figures",
          "schedules": "/schedules", "sweeps": "/sweeps", "sweep": "/sweeps/swp_1",
          "submit": "/submit", "again": "/submit?job=job_01running",
          "round": "/rounds/rnd_train3", "sites": "/sites",
