@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -87,10 +87,18 @@ class Jobs:
         verdict, _ = await self._judge(person, document)
         return await asyncio.to_thread(plan_of, verdict)
 
-    async def submit(self, person: Principal, document: Mapping[str, Any], once: Once, **origin: str) -> JobView:
+    async def submit(
+        self,
+        person: Principal,
+        document: Mapping[str, Any],
+        once: Once,
+        taken: Callable[[Transaction, JobId], Awaitable[None]] | None = None,
+        **origin: str,
+    ) -> JobView:
         """Start a job; raises `JobInvalid` with every error.
 
-        Its first event has the `origin`: `cloned_from=` a job's id, or `schedule_id=`.
+        Its first event has the `origin`: `cloned_from=` a job's id, or `schedule_id=`. `taken` is called in the
+        transaction that makes the job; what it raises leaves none.
         """
         verdict, start = await self._judge(person, document)
 
@@ -101,6 +109,8 @@ class Jobs:
             facts = {"state": str(job.state), "name": job.spec.name, **origin}
             await jobs.record(job.id, "job.created", person.name, facts)
             await tx.emit(JOBS_TOPIC, "job.created", job.id)
+            if taken is not None:
+                await taken(tx, job.id)
             return job_view(job, verdict.warnings)
 
         view = await self._database.run("job.submit", once(work))

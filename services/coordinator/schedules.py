@@ -1,11 +1,11 @@
 """Jobs on a schedule: made, listed, paused and deleted by people; submitted at their times by a worker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic import TypeAdapter
 
 from undersong.services.coordinator.domain.findings import JobInvalid
 from undersong.services.coordinator.domain.schedules import Schedule, ScheduledTime, ScheduleOutcome, Timetable
@@ -14,13 +14,11 @@ from undersong.services.coordinator.repository.accounts import AccountRepository
 from undersong.services.coordinator.repository.jobs import JobRepository
 from undersong.services.coordinator.repository.schedules import ScheduleRepository
 from undersong.services.coordinator.repository.sites import SiteRepository
-from undersong.services.coordinator.views.jobs import JobView
 from undersong.services.coordinator.views.schedules import ScheduleView, schedule_view
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import Conflict, Refusal, Unavailable, no_such
 from undersong.shared.ids import FederationId, JobId, ScheduleId, UserId, new_id
 from undersong.shared.web.access import Grant, Principal, Role
-from undersong.shared.web.answers import Answered
 from undersong.shared.web.idempotency import Once
 
 MOST: Final = 50  # of one federation
@@ -31,6 +29,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 class TooManySchedules(Conflict):
     """The federation has as many schedules as it may."""
+
+
+class TimeTaken(Exception):
+    """The time of a schedule was taken, paused or deleted meanwhile: no job is made for it."""
 
 
 class Schedules:
@@ -54,7 +56,7 @@ class Schedules:
 
         async def work(tx: Transaction) -> ScheduleView:
             schedules, now = ScheduleRepository(tx), await tx.now()
-            federation = await SiteRepository(tx).federation(str(document["federation_id"]))
+            federation = await SiteRepository(tx).federation(str(document["federation_id"]), lock=True)
             if await schedules.count(federation.id) >= MOST:
                 raise TooManySchedules(f"The federation has {MOST} schedules: delete one that is not used any more.")
             made = Schedule(
@@ -147,8 +149,7 @@ class Schedules:
 class Scheduler:
     """Submits what is due, each time of a schedule at most once, whichever worker dies at whichever line.
 
-    The job is submitted with an idempotency key of schedule and time, then the schedule is settled; after a crash
-    between the two the stored answer tells which job it was.
+    The transaction that makes a job settles the schedule, so that none is made twice, or after a pause.
     """
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
@@ -156,34 +157,48 @@ class Scheduler:
 
     async def sweep(self) -> int:
         """Submit what is due; return how many schedules there were. One that cannot be judged now waits."""
-        due = await self._database.read("schedules.due", lambda tx: ScheduleRepository(tx).due(TOGETHER))
-        for at, schedule in due:
-            try:
-                took = await self._take(schedule, at)
-                await self._settle(schedule, took)
-            except Unavailable as error:
-                log.warning("schedule.waits", schedule_id=schedule.id, reason=error.detail)
-            except Exception:
-                log.exception("schedule.failed", schedule_id=schedule.id)
-        return len(due)
+        count, after = 0, ""
+        while due := await self._database.read("schedules.due", partial(_due, after=after)):
+            after = due[-1][1].id
+            for at, schedule in due:
+                try:
+                    outcome = await self._take(schedule, at)
+                    log.info("schedule.taken", schedule_id=schedule.id, outcome=str(outcome))
+                except TimeTaken:
+                    continue
+                except Unavailable as error:
+                    log.warning("schedule.waits", schedule_id=schedule.id, reason=error.detail)
+                except Exception:
+                    log.exception("schedule.failed", schedule_id=schedule.id)
+            count += len(due)
+        return count
 
-    async def _take(self, schedule: Schedule, at: datetime) -> ScheduledTime:
-        """Submit the job of the time that has come; raises Unavailable where it cannot be judged now."""
+    async def _take(self, schedule: Schedule, at: datetime) -> ScheduleOutcome:
+        """Submit the job of the time that has come; raises TimeTaken, or Unavailable where it cannot be judged now."""
+
+        async def settle(tx: Transaction, took: ScheduledTime) -> None:
+            if not await ScheduleRepository(tx).settle(schedule, took, schedule.after_last(await tx.now())):
+                raise TimeTaken
+
+        async def submitted(tx: Transaction, job_id: JobId) -> None:
+            await settle(tx, ScheduledTime(at, ScheduleOutcome.SUBMITTED, job_id))
+
         running = None if schedule.overlap else await self._running(schedule)
         if running is not None:
             reason = f"job {running} of the time before has not ended"
-            return ScheduledTime(at, ScheduleOutcome.SKIPPED, running, reason)
-        once = Once(f"{schedule.id} {at.isoformat()}".replace(" ", "@"), "schedules", "schedule")
+            skipped = ScheduledTime(at, ScheduleOutcome.SKIPPED, running, reason)
+            await self._database.run("schedule.skip", lambda tx: settle(tx, skipped))
+            return ScheduleOutcome.SKIPPED
         try:
             person = await self._database.read("schedule.person", lambda tx: person_of(tx, schedule.user_id))
-            job = await self._jobs.submit(person, schedule.document, once, schedule_id=schedule.id)
-        except Answered as answer:
-            job = TypeAdapter(JobView).validate_json(answer.body)
+            await self._jobs.submit(person, schedule.document, Once(None), submitted, schedule_id=schedule.id)
         except Unavailable:
             raise
         except Refusal as refusal:
-            return ScheduledTime(at, ScheduleOutcome.REFUSED, reason=refusal_in_words(refusal))
-        return ScheduledTime(at, ScheduleOutcome.SUBMITTED, JobId(job.id))
+            refused = ScheduledTime(at, ScheduleOutcome.REFUSED, reason=refusal_in_words(refusal))
+            await self._database.run("schedule.refuse", lambda tx: settle(tx, refused))
+            return ScheduleOutcome.REFUSED
+        return ScheduleOutcome.SUBMITTED
 
     async def _running(self, schedule: Schedule) -> JobId | None:
         """Return the job of the time before, if it still runs."""
@@ -193,12 +208,9 @@ class Scheduler:
         job = await self._database.read("schedule.running", lambda tx: JobRepository(tx).get(last))
         return None if job.ended else job.id
 
-    async def _settle(self, schedule: Schedule, took: ScheduledTime) -> None:
-        async def work(tx: Transaction) -> None:
-            await ScheduleRepository(tx).settle(schedule, took, schedule.after_last(await tx.now()))
 
-        await self._database.run("schedule.settle", work)
-        log.info("schedule.taken", schedule_id=schedule.id, outcome=str(took.outcome), job_id=took.job_id)
+async def _due(tx: Transaction, after: str) -> Sequence[tuple[datetime, Schedule]]:
+    return await ScheduleRepository(tx).due(TOGETHER, after)
 
 
 async def person_of(tx: Transaction, user_id: str) -> Principal:

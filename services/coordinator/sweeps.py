@@ -1,13 +1,14 @@
 """Sweeps: made, looked at and cancelled by people; their jobs are submitted by a worker, a few at a time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
-from pydantic import TypeAdapter
 
 from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.jobs import JobOver
 from undersong.services.coordinator.domain.sweeps import (
     MOST,
     Child,
@@ -22,13 +23,12 @@ from undersong.services.coordinator.repository.rounds import RoundRepository
 from undersong.services.coordinator.repository.sites import SiteRepository
 from undersong.services.coordinator.repository.sweeps import SweepRepository
 from undersong.services.coordinator.schedules import person_of, refusal_in_words
-from undersong.services.coordinator.views.jobs import JobVerdict, JobView
+from undersong.services.coordinator.views.jobs import JobVerdict
 from undersong.services.coordinator.views.sweeps import SweepItemView, SweepPlanView, SweepView, item_view, sweep_view
 from undersong.shared.database import Database, Page, Transaction
 from undersong.shared.errors import Conflict, FieldError, Refusal, Unavailable, no_such
 from undersong.shared.ids import FederationId, JobId, SweepId, UserId, new_id
 from undersong.shared.web.access import Principal, Role
-from undersong.shared.web.answers import Answered
 from undersong.shared.web.idempotency import Once
 
 MOST_OPEN: Final = 10  # sweeps of one federation with jobs that wait
@@ -42,6 +42,10 @@ class SweepNameTaken(Conflict):
 
 class TooManySweeps(Conflict):
     """The federation has as many sweeps with waiting jobs as it may."""
+
+
+class PlaceTaken(Exception):
+    """The place of a sweep was taken or left out meanwhile: no job is made for it."""
 
 
 class Sweeps:
@@ -79,7 +83,7 @@ class Sweeps:
 
         async def work(tx: Transaction) -> SweepView:
             sweeps = SweepRepository(tx)
-            federation = await SiteRepository(tx).federation(str(document["federation_id"]))
+            federation = await SiteRepository(tx).federation(str(document["federation_id"]), lock=True)
             if await sweeps.is_named(federation.id, name):
                 raise SweepNameTaken(f"Choose another name: there is a sweep {name!r} already.")
             if await sweeps.count_open(federation.id) >= MOST_OPEN:
@@ -144,7 +148,7 @@ class Sweeps:
             return await _viewed(tx, await SweepRepository(tx).get(sweep_id))
 
         for job_id in await self._database.run("sweep.stop", stop):
-            if (await self._jobs.get(person, job_id)).finished_at is None:
+            with suppress(JobOver):
                 await self._jobs.cancel(person, job_id, Once(None))
         return await self._database.run("sweep.cancel", once(work))
 
@@ -174,7 +178,7 @@ class Sweeps:
 class SweepRunner:
     """Submits the jobs whose turn it is; each once, whichever worker dies at whichever line.
 
-    A job is submitted with an idempotency key of sweep and place, then the place is settled, as for schedules.
+    The transaction that makes a job takes the place, so that none is made twice, or after the sweep was cancelled.
     """
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
@@ -182,49 +186,54 @@ class SweepRunner:
 
     async def sweep(self) -> int:
         """Submit what is due; return how many jobs there were. A sweep that cannot be judged now waits."""
-        due = await self._database.read("sweeps.due", _due)
-        count = 0
-        for sweep, children in due:
-            try:
-                for child in children:
-                    await self._submit(sweep, child)
-                    count += 1
-            except Unavailable as error:
-                log.warning("sweep.waits", sweep_id=sweep.id, reason=error.detail)
-            except Exception:
-                log.exception("sweep.failed", sweep_id=sweep.id)
+        count, after = 0, ""
+        while found := await self._database.read("sweeps.due", partial(_due, after=after)):
+            after = found[-1][0].id
+            for sweep, children in found:
+                count += await self._submit_all(sweep, children)
         return count
 
+    async def _submit_all(self, sweep: Sweep, children: Sequence[Child]) -> int:
+        """Submit these places, until one cannot be judged now; return how many."""
+        for count, child in enumerate(children):
+            try:
+                await self._submit(sweep, child)
+            except Unavailable as error:
+                log.warning("sweep.waits", sweep_id=sweep.id, reason=error.detail)
+                return count
+            except Exception:
+                log.exception("sweep.failed", sweep_id=sweep.id)
+                return count
+        return len(children)
+
     async def _submit(self, sweep: Sweep, child: Child) -> None:
-        once = Once(f"{sweep.id}/{child.place}", "sweeps", "sweep")
+        async def take(tx: Transaction, job_id: JobId | None, reason: str | None = None) -> None:
+            if not await SweepRepository(tx).settle(sweep.id, child.place, job_id, reason):
+                raise PlaceTaken
+
         try:
             person = await self._database.read("sweep.person", lambda tx: person_of(tx, sweep.user_id))
-            job = await self._jobs.submit(person, sweep.document_of(child), once, sweep_id=sweep.id)
-            done = replace(child, job_id=JobId(job.id))
-        except Answered as answer:
-            done = replace(child, job_id=JobId(TypeAdapter(JobView).validate_json(answer.body).id))
+            job = await self._jobs.submit(person, sweep.document_of(child), Once(None), take, sweep_id=sweep.id)
+            log.info("sweep.submitted", sweep_id=sweep.id, place=child.place, job_id=job.id)
+        except PlaceTaken:
+            return
         except Unavailable:
             raise
         except Refusal as refusal:
-            done = replace(child, reason=refusal_in_words(refusal))
-
-        async def settle(tx: Transaction) -> None:
-            await SweepRepository(tx).settle(sweep.id, done)
-            await SweepRepository(tx).close(sweep.id)
-
-        await self._database.run("sweep.settle", settle)
-        log.info("sweep.submitted", sweep_id=sweep.id, place=child.place, job_id=done.job_id)
+            reason = refusal_in_words(refusal)
+            with suppress(PlaceTaken):
+                await self._database.run("sweep.refused", lambda tx: take(tx, None, reason))
+            log.info("sweep.refused", sweep_id=sweep.id, place=child.place)
 
 
-async def _due(tx: Transaction) -> list[tuple[Sweep, list[Child]]]:
-    """Return the sweeps with the places whose turn it is."""
-    sweeps = await SweepRepository(tx).open(TOGETHER)
+async def _due(tx: Transaction, after: str) -> list[tuple[Sweep, list[Child]]]:
+    """Return some open sweeps beyond an id, each with the places whose turn it is."""
+    sweeps = await SweepRepository(tx).open(TOGETHER, after)
     states = await SweepRepository(tx).states(sweeps)
     found = []
     for each in sweeps:
         own = {child.job_id: states[child.job_id] for child in each.children if child.job_id is not None}
-        if due := each.due(own):
-            found.append((each, due))
+        found.append((each, each.due(own)))
     return found
 
 

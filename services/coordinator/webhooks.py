@@ -52,7 +52,8 @@ class Webhooks:
         secret = secrets.token_bytes(_SECRET_BYTES)
 
         async def work(tx: Transaction) -> NewWebhookView:
-            webhooks, federation = WebhookRepository(tx), await SiteRepository(tx).federation(federation_id)
+            webhooks = WebhookRepository(tx)
+            federation = await SiteRepository(tx).federation(federation_id, lock=True)
             if await webhooks.count(federation.id) >= MOST:
                 raise TooManyWebhooks(f"The federation has {MOST} webhooks: delete one that is not used any more.")
             made = Webhook(

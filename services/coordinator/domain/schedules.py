@@ -83,7 +83,9 @@ class Timetable:
 
     def _from(self, moment: datetime) -> Iterator[datetime]:
         local = moment.astimezone(ZoneInfo(self.timezone))
-        return (each.astimezone(UTC) for each in CronSim(self.cron, local))
+        times = (each.astimezone(UTC) for each in CronSim(self.cron, local))
+        # in the hour that clocks repeat, cronsim begins with the time of its first half, which has passed
+        return (each for each in times if each > moment)
 
 
 def _fault(cron: str) -> str | None:

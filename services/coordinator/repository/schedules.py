@@ -61,14 +61,14 @@ class ScheduleRepository:
         query = query.where(ScheduleRow.federation_id == federation_id, ScheduleRow.deleted_at.is_(None))
         return await self._session.scalar(query) or 0
 
-    async def due(self, limit: int) -> Sequence[tuple[datetime, Schedule]]:
-        """Return the times that have come with their schedules, the oldest first; none that is paused or deleted."""
-        query = select(ScheduleRow).where(ScheduleRow.next_at <= await self._tx.now())
-        rows = await self._session.scalars(query.order_by(ScheduleRow.next_at).limit(limit))
+    async def due(self, limit: int, after: str) -> Sequence[tuple[datetime, Schedule]]:
+        """Return times that have come with their schedules, of those beyond an id; none that is paused or deleted."""
+        query = select(ScheduleRow).where(ScheduleRow.next_at <= await self._tx.now(), ScheduleRow.id > after)
+        rows = await self._session.scalars(query.order_by(ScheduleRow.id).limit(limit))
         return [(row.next_at, _schedule(row)) for row in rows if row.next_at is not None]
 
-    async def settle(self, schedule: Schedule, took: ScheduledTime, next_at: datetime | None) -> None:
-        """Note what came of a time, and the next one; nothing where that was noted, or the schedule was changed."""
+    async def settle(self, schedule: Schedule, took: ScheduledTime, next_at: datetime | None) -> bool:
+        """Note what came of a time, and the next one; False where that was noted, or the schedule was changed."""
         values = {
             "next_at": next_at,
             "last_at": took.at,
@@ -77,7 +77,8 @@ class ScheduleRepository:
             **({} if took.job_id is None else {"last_job_id": took.job_id}),
         }
         row = (ScheduleRow.id == schedule.id, ScheduleRow.next_at == schedule.next_at)
-        await self._session.execute(update(ScheduleRow).where(*row).values(values))
+        noted = update(ScheduleRow).where(*row).values(values).returning(ScheduleRow.id)
+        return (await self._session.execute(noted)).first() is not None
 
     async def set_paused(self, schedule_id: str, *, paused: bool, next_at: datetime | None) -> None:
         """Pause, or resume with the next time."""

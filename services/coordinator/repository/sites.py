@@ -109,9 +109,11 @@ class SiteRepository:
             f"there is a federation {federation.name!r} already",
         )
 
-    async def federation(self, federation_id: str) -> Federation:
-        """Load; raises NotFound."""
-        row = await self._session.get(FederationRow, federation_id)
+    async def federation(self, federation_id: str, *, lock: bool = False) -> Federation:
+        """Load; raises NotFound. Locked, others who lock it wait: what it has is counted by one at a time."""
+        row = await self._session.get(
+            FederationRow, federation_id, with_for_update={"key_share": True} if lock else None
+        )
         if row is None:
             raise no_such("federation", federation_id)
         return _federation(row)

@@ -57,9 +57,9 @@ class SweepRepository:
         rows = await page(self._session, query, SweepRow.id, limit, after, descending=falling, by=by, within=seen)
         return Page(await self._with_children(rows.items), rows.next)
 
-    async def open(self, limit: int) -> Sequence[Sweep]:
-        """Return sweeps of which a job waits for its turn, the oldest first."""
-        query = select(SweepRow).where(SweepRow.open).order_by(SweepRow.id).limit(limit)
+    async def open(self, limit: int, after: str) -> Sequence[Sweep]:
+        """Return sweeps beyond an id of which a job waits for its turn, the oldest first."""
+        query = select(SweepRow).where(SweepRow.open, SweepRow.id > after).order_by(SweepRow.id).limit(limit)
         return await self._with_children((await self._session.scalars(query)).all())
 
     async def is_named(self, federation_id: str, name: str) -> bool:
@@ -73,17 +73,21 @@ class SweepRepository:
         rows = await self._session.execute(select(JobRow.id, JobRow.state).where(JobRow.id.in_(ids)))
         return {JobId(job_id): JobState(state) for job_id, state in rows}
 
-    async def settle(self, sweep_id: str, child: Child) -> None:
-        """Note the job of a place, or why it was refused; nothing where that was noted before."""
-        place = (SweepJobRow.sweep_id == sweep_id, SweepJobRow.place == child.place, SweepJobRow.job_id.is_(None))
-        await self._session.execute(update(SweepJobRow).where(*place).values(job_id=child.job_id, reason=child.reason))
+    async def settle(self, sweep_id: str, place: int, job_id: JobId | None, reason: str | None) -> bool:
+        """Note the job of a place, or why it was refused; False where its turn is over, or the sweep was cancelled.
 
-    async def close(self, sweep_id: str) -> None:
-        """Look no more at a sweep of which no job waits."""
-        waiting = exists().where(
-            SweepJobRow.sweep_id == sweep_id, SweepJobRow.job_id.is_(None), SweepJobRow.reason.is_(None)
-        )
+        Closes a sweep of which no job waits any more.
+        """
+        going = select(SweepRow.id).where(SweepRow.id == sweep_id, SweepRow.cancelled_at.is_(None)).with_for_update()
+        if await self._session.scalar(going) is None:
+            return False
+        unsettled = (SweepJobRow.sweep_id == sweep_id, SweepJobRow.job_id.is_(None), SweepJobRow.reason.is_(None))
+        taken = update(SweepJobRow).where(*unsettled, SweepJobRow.place == place).values(job_id=job_id, reason=reason)
+        if (await self._session.execute(taken.returning(SweepJobRow.place))).first() is None:
+            return False
+        waiting = exists().where(*unsettled)
         await self._session.execute(update(SweepRow).where(SweepRow.id == sweep_id, ~waiting).values(open=False))
+        return True
 
     async def cancel(self, sweep_id: str) -> None:
         """Submit no further job."""

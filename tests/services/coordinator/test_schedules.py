@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from tests.services.coordinator.test_jobs import errors_of
 from tests.services.coordinator.world import World, document
+from undersong.services.coordinator import jobs as coordinator_jobs
+from undersong.services.coordinator import schedules
 from undersong.services.coordinator.domain.schedules import ScheduleInvalid, Timetable
 from undersong.services.coordinator.repository.schedules import ScheduleRepository
 from undersong.services.coordinator.schedules import MOST, Scheduler
-from undersong.services.coordinator.tables import ScheduleRow
 
 HOURLY = "7 * * * *"
 
@@ -58,6 +58,8 @@ async def an_hour_later(world: World) -> None:
         # clocks go forward on 28 March 2027, over 02:30; and back on 31 October, when 02:30 comes twice
         ("30 2 * * *", "Europe/Berlin", "2027-03-27T12:00Z", ["2027-03-28T01:00Z", "2027-03-29T00:30Z"]),
         ("30 2 * * *", "Europe/Berlin", "2027-10-30T12:00Z", ["2027-10-31T00:30Z", "2027-11-01T01:30Z"]),
+        ("30 2 * * *", "Europe/Berlin", "2027-10-31T01:10Z", ["2027-11-01T01:30Z", "2027-11-02T01:30Z"]),
+        ("*/30 * * * *", "Europe/Berlin", "2027-10-31T01:10Z", ["2027-10-31T01:30Z", "2027-10-31T02:00Z"]),
     ],
 )
 def test_times_are_those_of_the_zone(cron: str, zone: str, after: str, times: list[str]) -> None:
@@ -99,19 +101,43 @@ async def test_each_time_submits_one_job(world: World) -> None:
     assert len(await jobs(world)) == 2
 
 
-async def test_a_time_is_taken_once_by_two_workers(world: World) -> None:
-    """Two workers at once; and one that died between the job and the note of it."""
+async def test_a_time_is_taken_once_by_two_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers at once; and one that dies when the job is made."""
     federation = await ready(world)
     made = await make(world, federation, overlap=True)
-    before = await world.database.read("get", lambda tx: ScheduleRepository(tx).get(made["id"]))
     world.clock.advance(3600)
-    await asyncio.gather(scheduler(world).sweep(), scheduler(world).sweep())
+
+    def die(name: str) -> None:
+        raise RuntimeError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(coordinator_jobs, "point", die)
+        await asyncio.gather(scheduler(world).sweep(), scheduler(world).sweep())
+    assert await scheduler(world).sweep() == 0
     (job,) = await jobs(world)
-    forgotten = update(ScheduleRow).values(next_at=before.next_at, last_at=None, last_job_id=None)
-    await world.database.run("forget", lambda tx: tx.session.execute(forgotten))
-    assert await scheduler(world).sweep() == 1
-    assert [each["id"] for each in await jobs(world)] == [job["id"]]
     assert (await shown(world, made))["last"]["job_id"] == job["id"]
+
+
+async def test_a_pause_as_the_time_comes_leaves_no_job_behind_it(world: World) -> None:
+    federation = await ready(world)
+    for name in ("a", "b", "c"):
+        made = await make(world, federation, name=name)
+        world.clock.advance(3600)
+        pausing = world.admin.post(f"/v1/schedules/{made['id']}/pause")
+        _, paused = await asyncio.gather(scheduler(world).sweep(), pausing)
+        taken = (await shown(world, made))["last"]
+        assert taken == paused.json()["last"], "what is told after the pause is told by it"
+
+
+async def test_schedules_that_wait_hold_up_no_other(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world
+    federation = await ready(world)
+    monkeypatch.setattr(schedules, "TOGETHER", 1)
+    for name in ("a", "b"):
+        await make(world, federation, name=name)
+    world.clock.advance(3600)
+    assert await scheduler(world).sweep() == 2
+    assert len(await jobs(world)) == 2
 
 
 async def test_a_time_is_skipped_while_the_last_job_runs(small_world: World) -> None:

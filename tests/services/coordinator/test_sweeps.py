@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from tests.services.coordinator.world import World, document
+from undersong.services.coordinator import jobs, sweeps
 from undersong.services.coordinator.sweeps import SweepRunner
-from undersong.services.coordinator.tables import SweepJobRow, SweepRow
+from undersong.services.coordinator.tables import JobRow
 
 CHANGES = [{"rounds": 1}, {"rounds": 2}, {"rounds": 3, "recipe": {"params": {"epochs": 2}}}]
 
@@ -99,16 +100,67 @@ async def test_what_all_jobs_cost_in_privacy_is_summed(small_world: World) -> No
     assert (made["epsilon"], made["delta"]) == (plan["epsilon"], plan["delta"])
 
 
-async def test_a_job_is_submitted_once_by_two_workers_and_after_a_crash(world: World) -> None:
+async def test_a_job_is_submitted_once_by_two_workers(world: World) -> None:
     made = await make(world, await ready(world), parallel=1)
     await asyncio.gather(runner(world).sweep(), runner(world).sweep())
-    first = (await shown(world, made))["jobs"][0]["job_id"]
-    forgotten = update(SweepJobRow).where(SweepJobRow.place == 1).values(job_id=None)
-    await world.database.run("forget", lambda tx: tx.session.execute(forgotten))
-    await world.database.run("open", lambda tx: tx.session.execute(update(SweepRow).values(open=True)))
-    await runner(world).sweep()
-    assert (await shown(world, made))["jobs"][0]["job_id"] == first
+    assert states(await shown(world, made)) == ["running", "waiting", "waiting"]
     assert len((await world.admin.get("/v1/jobs")).json()["items"]) == 1
+
+
+async def test_after_a_crash_the_job_is_the_sweep_s_and_ends_with_it(
+    small_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = small_world
+    made = await make(world, await ready(world), parallel=1)
+
+    def die(name: str) -> None:
+        raise RuntimeError(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "point", die)
+        assert await runner(world).sweep() == 0
+    answer = await world.admin.post(f"/v1/sweeps/{made['id']}/cancel")
+    assert states(answer.json()) == ["cancelled", "left_out", "left_out"]
+    assert [job["state"] for job in (await world.admin.get("/v1/jobs")).json()["items"]] == ["cancelled"]
+
+
+async def test_no_job_runs_on_where_a_sweep_is_cancelled_as_its_turn_comes(world: World) -> None:
+    federation = await ready(world)
+    for name in ("a", "b", "c"):
+        made = await make(world, federation, name=name, parallel=3)
+        cancelling = world.admin.post(f"/v1/sweeps/{made['id']}/cancel")
+        _, answer = await asyncio.gather(runner(world).sweep(), cancelling)
+        assert answer.status_code == 200, answer.text
+        assert set(states(await shown(world, made))) <= {"cancelled", "left_out"}
+    listed = (await world.admin.get("/v1/jobs")).json()["items"]
+    assert {job["state"] for job in listed} <= {"cancelled"}
+
+
+async def test_a_job_that_has_ended_holds_up_no_cancellation(small_world: World) -> None:
+    world = small_world
+    made = await make(world, await ready(world), parallel=2)
+    await runner(world).sweep()
+    over = update(JobRow).where(JobRow.id == (await shown(world, made))["jobs"][0]["job_id"])
+    await world.database.run("end", lambda tx: tx.session.execute(over.values(state="succeeded")))
+    answer = await world.admin.post(f"/v1/sweeps/{made['id']}/cancel")
+    assert (answer.status_code, states(answer.json())) == (200, ["succeeded", "cancelled", "left_out"])
+
+
+async def test_sweeps_that_wait_hold_up_no_other(small_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = small_world
+    federation = await ready(world)
+    monkeypatch.setattr(sweeps, "TOGETHER", 1)
+    first, second = [await make(world, federation, name=name, parallel=1) for name in ("a", "b")]
+    assert await runner(world).sweep() == 2
+    assert await runner(world).sweep() == 0
+    assert states(await shown(world, second)) == states(await shown(world, first)) == ["running", "waiting", "waiting"]
+
+
+async def test_of_two_sweeps_of_one_name_at_once_one_is_made(world: World) -> None:
+    federation = await ready(world)
+    body = {"name": "rates", "document": document(federation), "changes": CHANGES}
+    answers = await asyncio.gather(*(world.admin.post("/v1/sweeps", json=body) for _ in range(3)))
+    assert sorted(each.status_code for each in answers) == [201, 409, 409]
 
 
 async def test_a_cancelled_sweep_ends_its_jobs_and_submits_none(small_world: World) -> None:
