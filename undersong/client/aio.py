@@ -21,6 +21,7 @@ from undersong.client import types as t
 from undersong.client.aio_download import download
 from undersong.client.calls import Call
 from undersong.client.loaded import LoadedModel, loaded
+from undersong.client.showing import NotebookOutput
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
 from undersong.shared.transparency.datasheet import SignedDatasheet
@@ -310,13 +311,18 @@ class AsyncClient:
     async def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
         """Wait until the job has ended or the platform paused it (`stalled`) and return it.
 
+        A notebook shows meanwhile how far it is.
         Raises UndersongError when it takes longer than `timeout_s` seconds, also while the platform does not answer.
         """
-        until = time.monotonic() + timeout_s
+        until, output = time.monotonic() + timeout_s, NotebookOutput()
         async with aclosing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
-            async for _ in events:
-                pass
-        return await self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
+            async for event in events:
+                if output.there and event.type in t.PROGRESS_EVENTS:
+                    job = await self.send(calls.job(job_id), until=until)
+                    output.show(job)
+        job = await self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
+        output.show(job)
+        return job
 
     # people and keys
 

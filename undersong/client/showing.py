@@ -1,8 +1,10 @@
 """Answers as HTML, for notebooks: a table of their fields; of a job, how far it is. No script, no style sheet."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
+from importlib import import_module
 from typing import Any, Final
 
 LONGEST: Final = 200  # characters of one value
@@ -42,3 +44,23 @@ def text_of(value: Any) -> str:
     else:
         text = str(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+class NotebookOutput:
+    """An answer below a notebook's cell that follows what it becomes. Outside notebooks nothing is shown."""
+
+    def __init__(self) -> None:
+        """Look whether this is a notebook: IPython with a kernel, which a shell of IPython has not."""
+        found = sys.modules.get("IPython")
+        shell = None if found is None else found.get_ipython()
+        self.there = shell is not None and hasattr(shell, "kernel")
+        self._handle: Any = None
+
+    def show(self, answer: object) -> None:
+        """Show the answer, in the place of the one before."""
+        if not self.there:
+            return
+        if self._handle is not None:
+            self._handle.update(answer)
+            return
+        self._handle = import_module("IPython.display").display(answer, display_id=True)

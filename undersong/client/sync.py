@@ -19,6 +19,7 @@ from undersong.client import calls, naming, wire
 from undersong.client import types as t
 from undersong.client.calls import Call
 from undersong.client.loaded import LoadedModel, loaded
+from undersong.client.showing import NotebookOutput
 from undersong.client.sync_download import download
 from undersong.errors import ApiError, UnreachableError
 from undersong.profile import Profile, load_profile
@@ -305,13 +306,18 @@ class Client:
     def wait(self, job_id: str, *, timeout_s: float = 600.0) -> t.Job:
         """Wait until the job has ended or the platform paused it (`stalled`) and return it.
 
+        A notebook shows meanwhile how far it is.
         Raises UndersongError when it takes longer than `timeout_s` seconds, also while the platform does not answer.
         """
-        until = time.monotonic() + timeout_s
+        until, output = time.monotonic() + timeout_s, NotebookOutput()
         with closing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
-            for _ in events:
-                pass
-        return self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
+            for event in events:
+                if output.there and event.type in t.PROGRESS_EVENTS:
+                    job = self.send(calls.job(job_id), until=until)
+                    output.show(job)
+        job = self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
+        output.show(job)
+        return job
 
     # people and keys
 

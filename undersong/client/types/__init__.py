@@ -8,6 +8,7 @@ from undersong.client.types.comparisons import ComparedJob, Curve, JobComparison
 from undersong.client.types.jobs import (
     ENDED_ROUND_PHASES,
     LAST_EVENTS,
+    PROGRESS_EVENTS,
     TERMINAL_JOB_STATES,
     Absence,
     Cause,
@@ -48,6 +49,7 @@ from undersong.client.types.webhooks import Webhook, WebhookDelivery
 __all__ = [
     "ENDED_ROUND_PHASES",
     "LAST_EVENTS",
+    "PROGRESS_EVENTS",
     "TERMINAL_JOB_STATES",
     "Absence",
     "AliasChange",

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from undersong.client import frames
+from undersong.client import frames, plots
 from undersong.client.showing import html_of
 from undersong.client.types.base import Answer
 
@@ -57,6 +57,10 @@ class JobComparison(Answer):
     def frame(self) -> Any:
         """Return a pandas data frame with a row for each evaluation of each job."""
         return frames.curves_frame(self)
+
+    def plot(self, *metrics: str, over: str = "round") -> Any:
+        """Draw metrics of all jobs over `round`, `seconds` or `update_bytes` (matplotlib's axes)."""
+        return plots.curves(self, metrics, over)
 
     def _repr_html_(self) -> str:
         """Return the jobs with their newest metrics, for notebooks."""

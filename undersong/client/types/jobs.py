@@ -1,11 +1,12 @@
 """Jobs, their rounds, and what happens to them."""
 
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
-from undersong.client import frames
+from undersong.client import frames, plots
 from undersong.client.showing import html_of
 from undersong.client.types.base import Answer
 from undersong.client.types.privacy import JobPrivacy
@@ -13,6 +14,7 @@ from undersong.shared.statistics.results import Result
 
 TERMINAL_JOB_STATES = frozenset({"succeeded", "failed", "cancelled"})
 LAST_EVENTS = frozenset(f"job.{state}" for state in TERMINAL_JOB_STATES)
+PROGRESS_EVENTS = frozenset({"job.created", "round.published", "round.failed", "job.waiting"})
 ENDED_ROUND_PHASES = frozenset({"published", "failed", "cancelled"})
 
 
@@ -79,6 +81,14 @@ class Job(Answer):
     def metrics_frame(self) -> Any:
         """Return a pandas data frame with a row for each evaluation; of an asynchronous client, a coroutine of it."""
         return frames.asked(self._client, lambda client: client.compare_jobs([self.id]), frames.curves_frame)
+
+    def plot(self, *metrics: str, over: str = "round") -> Any:
+        """Draw metrics of the evaluations (matplotlib's axes); of an asynchronous client, return a coroutine of them.
+
+        over: `round`, `seconds` or `update_bytes`. Raises UndersongError for a metric that there is not.
+        """
+        draw = partial(plots.curves, metrics=metrics, over=over)
+        return frames.asked(self._client, lambda client: client.compare_jobs([self.id]), draw)
 
     def _repr_html_(self) -> str:
         """Return how far the job is, for notebooks."""

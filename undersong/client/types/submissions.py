@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from undersong.client import frames
+from undersong.client import frames, plots
 from undersong.client.types.base import Answer
 
 
@@ -84,3 +84,7 @@ class Sweep(SweepItem):
     def frame(self) -> Any:
         """Return a pandas data frame with a row for each job."""
         return frames.sweep_frame(self)
+
+    def plot(self, parameter: str | None = None, metric: str | None = None) -> Any:
+        """Draw a metric of each job over one parameter (matplotlib's axes); by default the first of each."""
+        return plots.sweep(self, parameter, metric)
