@@ -33,7 +33,7 @@ from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.secagg.facts import WITNESS
 from undersong.shared.secagg.pairwise import messages
 from undersong.shared.secagg.pairwise.messages import MalformedStep
-from undersong.shared.secagg.pairwise.roster import Frame, Roster, nonce_commitment
+from undersong.shared.secagg.pairwise.roster import Frame, Roster
 from undersong.shared.secagg.pairwise.terms import terms
 from undersong.shared.secagg.pairwise.witness import (
     RosterAsk,
@@ -43,6 +43,7 @@ from undersong.shared.secagg.pairwise.witness import (
     roster_statement,
     survivors_statement,
 )
+from undersong.shared.secagg.transcript import nonce_commitment
 from undersong.shared.wire.manifest import MANIFEST_CONTEXT, SignedManifest
 
 _COORDINATOR: Final = Subject("service", "coordinator")

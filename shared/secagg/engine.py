@@ -201,6 +201,7 @@ class Asks:
     """Questions that are put at the same time; as soon as `need` usable answers are there, the engine can go on.
 
     check: says which of the answers are of no use; it is called again with each further answer, in a thread.
+    patience_s: how long further answers are waited for once those that are there suffice, for the sake of a spare.
     Raises AsksUnanswerable where fewer parties are asked than are needed, ValueError where two answers would have one
     name.
     """
@@ -208,6 +209,7 @@ class Asks:
     asks: tuple[Ask, ...] = ()
     need: int = 0
     check: CheckReplies = all_usable
+    patience_s: float = 0.0
 
     def __post_init__(self) -> None:
         indices = [ask.index for ask in self.asks]

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from pydantic import JsonValue
 
 from undersong.shared.errors import Invalid
-from undersong.shared.wire.manifest import RoundKind
+from undersong.shared.wire.manifest import Encoding, RoundKind
 
 UPLOAD: Final = "upload"
 WITNESS: Final = "witness"
@@ -69,6 +69,10 @@ class PlanRequest:
 Planner = Callable[[PlanRequest], dict[str, JsonValue]]
 
 
+def any_encoding(encoding: Encoding) -> None:
+    """Accept every encoding: the engine sums words modulo a power of two or a prime that holds the sum."""
+
+
 def no_params(request: PlanRequest) -> dict[str, JsonValue]:  # noqa: ARG001
     """Return nothing: the manifest says all that the engine needs."""
     return {}
@@ -87,7 +91,8 @@ class EngineFacts:
     L2 norm, and each of a statistic's counts, is proved to be within bounds. adds_noise: the servers can add noise to
     a sum. sums_site_noise: only the sum of updates is opened, so that a part of the noise on each suffices. weighted:
     sites weigh by their examples; otherwise all the same. tail_words: words that follow the coordinates of a training
-    update. single_use_ids: the field of an update's material that is accepted once in a job.
+    update. check_encoding: raises a Refusal, with the numbers, where sums in this encoding could not be
+    read. single_use_ids: the field of an update's material that is accepted once in a job.
     """
 
     name: str
@@ -110,6 +115,7 @@ class EngineFacts:
     tail_words: int = TAIL_WORDS
     single_use_ids: str | None = None
     plan: Planner = field(default=no_params)
+    check_encoding: Callable[[Encoding], None] = field(default=any_encoding)
 
     @property
     def strength(self) -> Literal["weak", "strong"]:

@@ -17,6 +17,7 @@ from undersong.shared.secagg.quantise import DTYPES, ModVector, unpack
 from undersong.shared.wire.updates import PREFIX_SIZE, UpdateHeader, header_span, read_header
 
 BLOCK: Final = 6 * 1024 * 1024  # a multiple of every word size; large, because each block costs page faults and a call
+_PRIME_BITS: Final = 64  # a word modulo a prime
 Operation = Callable[..., object]
 WINDOW: Final = BLOCK + 2 * mmap.ALLOCATIONGRANULARITY
 
@@ -79,13 +80,13 @@ class FileSource:
 class RunningSum:
     """A sum modulo ``2**modulus_bits``; `total` is uint[length], `count` the number of vectors in it.
 
-    `modulus`: the prime to reduce by instead (`ServerEngine.modulus`).
+    `modulus`: the prime to reduce by instead (`ServerEngine.modulus`); words are then of 64 bits, whatever an update's.
     """
 
     def __init__(self, modulus_bits: int, length: int, *, modulus: int | None = None) -> None:
-        self.modulus_bits = modulus_bits
+        self.modulus_bits = modulus_bits if modulus is None else _PRIME_BITS
         self._add, self._subtract = _operations(modulus)
-        self.total: ModVector = np.zeros(length, DTYPES[modulus_bits])
+        self.total: ModVector = np.zeros(length, DTYPES[self.modulus_bits])
         self.count = 0
 
     def fold(self, blocks: Callable[[], Iterator[memoryview]]) -> None:

@@ -21,6 +21,11 @@ def tagged_hash(label: str, *fields: bytes) -> bytes:
     return digest.digest()
 
 
+def nonce_commitment(nonce: bytes) -> bytes:
+    """Return what the keys service commits to in the manifest, before it is known who takes part."""
+    return tagged_hash("nonce", nonce)
+
+
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """T0..T4: 32 bytes that two clients compare to see whether they were shown the same round."""

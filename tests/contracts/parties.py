@@ -8,15 +8,18 @@ from typing import Any, Protocol
 
 import msgpack
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tests.contracts import threshold
+from tests.shared.secagg.oneshot.holders import ShareHolder, Signer
 from undersong.shared.fields.field64 import P
 from undersong.shared.ids import SiteId
 from undersong.shared.secagg import transcript
 from undersong.shared.secagg.engine import Derive, ServerRound, UpdateRefused
 from undersong.shared.secagg.fold import BytesSource
+from undersong.shared.secagg.oneshot.facts import NAME as ONESHOT
+from undersong.shared.secagg.oneshot.messages import SetAsk, Witnessed
+from undersong.shared.secagg.oneshot.sets import statement_to_sign
 from undersong.shared.secagg.pairwise import messages, witness
 from undersong.shared.secagg.pairwise.roster import Roster
 from undersong.shared.secagg.pairwise.terms import terms
@@ -31,18 +34,10 @@ from undersong.shared.secagg.twoserver.helper import (
 )
 from undersong.shared.secagg.twoserver.leader import accept, examine
 from undersong.shared.secagg.twoserver.messages import Accepted, Agree, Begun
+from undersong.shared.wire.custodian import custodian_service
 from undersong.shared.wire.helper import HELPER, accepted_statement, key_statement
 from undersong.shared.wire.manifest import RoundManifest
 from undersong.shared.wire.updates import UpdateHeader
-
-
-class Signer:
-    """A service's identity: an Ed25519 key, named by the digest of its public half."""
-
-    def __init__(self) -> None:
-        self.private = Ed25519PrivateKey.generate()
-        self.public = self.private.public_key().public_bytes_raw()
-        self.keyid = hashlib.sha256(self.public).hexdigest()
 
 
 def derived_from(secret: bytes) -> Derive:
@@ -50,12 +45,16 @@ def derived_from(secret: bytes) -> Derive:
     return lambda label: hashlib.sha256(secret + label).digest()
 
 
+CUSTODIANS = 7
+"""As many as the largest of the rounds has."""
+
+
 class Party(Protocol):
     def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes: ...
 
 
 class Witness:
-    """The witness of `pairwise` and of `threshold`."""
+    """The witness of `pairwise`, of `oneshot` and of `threshold`."""
 
     def __init__(self, signer: Signer, nonce: bytes, sites: Mapping[SiteId, bytes]) -> None:
         self._signer, self._nonce, self._sites = signer, nonce, sites
@@ -65,6 +64,10 @@ class Witness:
         if manifest.engine == threshold.FACTS.name:
             state = threshold.State.unpack(body)
             return self._signer.private.sign(threshold.set_statement(manifest.digest(), state.members, state.root))
+        if manifest.engine == ONESHOT:
+            statement = statement_to_sign(manifest, SetAsk.unpack(body), self._nonce)
+            keyid = bytes.fromhex(self._signer.keyid)
+            return Witnessed(self._nonce, keyid, self._signer.private.sign(statement)).pack()
         ask, fixed = witness.read_ask(body), terms(manifest, self._signer.public)
         if isinstance(ask, witness.RosterAsk):
             cohort = frozenset(map(str, manifest.cohort))
@@ -118,14 +121,17 @@ class SecondServer:
 
 
 class Custodian:
-    """One of several holders of shares, of `threshold`."""
+    """One of several holders of shares, of `threshold` and of `oneshot`."""
 
-    def __init__(self, signer: Signer, index: int, witness_key: bytes) -> None:
-        self._signer, self._index, self._witness = signer, index, witness_key
+    def __init__(self, signers: Mapping[str, Signer], index: int, sites: Mapping[SiteId, bytes]) -> None:
+        self._signer, self._index, self._witness = signers[threshold.CUSTODIAN], index, signers["keys"].public
+        self._other = ShareHolder(signers[custodian_service(index)], index, signers["keys"].public, sites)
         self._key = X25519PrivateKey.generate()
         self._held: tuple[bytes, bytes] | None = None
 
     def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
+        if manifest.engine == ONESHOT:
+            return self._other.answer(stage, manifest, body)
         digest = manifest.digest()
         if stage == "begin":
             public = self._key.public_key().public_bytes_raw()
@@ -154,9 +160,7 @@ class Custodian:
 
 
 def parties(signers: Mapping[str, Signer], nonce: bytes, sites: Mapping[SiteId, bytes]) -> dict[str, list[Party]]:
-    custodians = [
-        Custodian(signers[threshold.CUSTODIAN], index, signers["keys"].public) for index in range(threshold.CUSTODIANS)
-    ]
+    custodians = [Custodian(signers, index, sites) for index in range(CUSTODIANS)]
     return {
         threshold.WITNESS: [Witness(signers["keys"], nonce, sites)],
         HELPER: [SecondServer(signers[HELPER])],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.contracts.parties import Party, Signer, derived_from, parties
+from tests.contracts.parties import CUSTODIANS, Party, Signer, derived_from, parties
 from tests.contracts.threshold import CUSTODIAN
 from tests.shared.secagg.verifiers import Certified, NotCertified
 from undersong.services.aggregator.peers.parties import Parties, Stage
@@ -35,10 +35,11 @@ from undersong.shared.secagg.engines import engine_facts, engine_named
 from undersong.shared.secagg.facts import PlanRequest
 from undersong.shared.secagg.fold import BytesSource, RunningSum
 from undersong.shared.secagg.pairwise.graph import plan
-from undersong.shared.secagg.pairwise.roster import nonce_commitment
 from undersong.shared.secagg.payload import sums_payload, train_payload
 from undersong.shared.secagg.quantise import plan_encoding, plan_norm, plan_sums, unpack
+from undersong.shared.secagg.transcript import nonce_commitment
 from undersong.shared.transparency.records import RoundFacts, check_record, named_voucher, transcript_of
+from undersong.shared.wire.custodian import custodian_service
 from undersong.shared.wire.helper import HELPER
 from undersong.shared.wire.manifest import RoundKind, RoundManifest, SignedManifest
 from undersong.shared.wire.records import RoundRecord
@@ -47,7 +48,7 @@ from undersong.shared.wire.updates import UpdateHeader, read_header, write_heade
 SITES = tuple(SiteId(f"site_{i}") for i in range(7))
 MODEL = 40
 VALUES = 9
-SERVICES = ("coordinator", "keys", HELPER, CUSTODIAN)
+SERVICES = ("coordinator", "keys", HELPER, CUSTODIAN, *map(custodian_service, range(CUSTODIANS)))
 NONCE = os.urandom(32)
 SIGNERS = {name: Signer() for name in SERVICES}
 KEYS = {site: Ed25519PrivateKey.generate() for site in SITES}
@@ -276,9 +277,15 @@ class Round:
         return check_record(record, voucher, SIGNERS["coordinator"].public)
 
     @property
+    def summed_length(self) -> int:
+        """How many words the sum has, which may be more than a payload's."""
+        header, _ = read_header(next(iter(self.bodies.values())))
+        return self.server.sum_length(self.manifest, header)
+
+    @property
     def tolerated(self) -> int:
         """How many sites may drop out in all."""
-        if not self.facts.commits_nonce:
+        if "corrupt" not in self.manifest.engine_params:
             return len(SITES) - self.manifest.min_cohort
         params: Any = self.manifest.engine_params
         topology = plan(len(SITES), params["corrupt"], params["dropout"], trusted_witness=not params["quorum"])

@@ -23,12 +23,14 @@ from undersong.shared.errors import Refusal
 from undersong.shared.secagg import engines
 from undersong.shared.secagg.engine import UPLOAD, ServerRound
 from undersong.shared.secagg.engines import ENGINES, engine_audit, engine_named
+from undersong.shared.secagg.oneshot.facts import FACTS as ONESHOT
 from undersong.shared.secagg.quantise import TAIL_LENGTH
 from undersong.shared.wire.manifest import RoundKind
 from undersong.shared.wire.records import RoundRecord
 from undersong.shared.wire.updates import read_header
 
-NAMES = (*ENGINES, threshold.FACTS.name)
+UNREGISTERED = {facts.name: facts for facts in (threshold.FACTS, ONESHOT)}
+NAMES = (*ENGINES, *(UNREGISTERED.keys() - ENGINES.keys()))
 SUMMED = (RoundKind.TRAIN, RoundKind.STATISTICS)
 OTHER = [
     {"attempt": 2},
@@ -49,7 +51,7 @@ many = settings(few, max_examples=examples(25))
 def registered() -> Iterator[None]:
     """One more entry in the registry is all that an engine needs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "ENGINES", {**ENGINES, threshold.FACTS.name: threshold.FACTS})
+        patch.setattr(engines, "ENGINES", {**UNREGISTERED, **ENGINES})
         yield
     engine_named.cache_clear()
     engine_audit.cache_clear()
@@ -145,9 +147,7 @@ def test_one_party_too_few_opens_nothing(name: str) -> None:
     with pytest.raises(Refusal):
         round_.total(round_.bodies)
     with pytest.raises(Refusal):
-        round_.server.unmask_sum(
-            replace(round_.server_round, shares={}), np.zeros(threshold.padded(round_.length), np.uint64)
-        )
+        round_.server.unmask_sum(replace(round_.server_round, shares={}), np.zeros(round_.summed_length, np.uint64))
 
 
 def test_a_site_begins_only_with_what_the_parties_signed(name: str) -> None:

@@ -254,7 +254,7 @@ async def submit_update(
     body = Body(receive(request, updates.limit(stored), check_digest=False), length)
     if receipt is None:
         signature = None if update_signature is None else bytes.fromhex(update_signature)
-        return Receipt.model_validate(await updates.accept(stored, SiteId(site.name), digest, body, signature))
+        return Receipt.model_validate(await updates.accept(stored, site, digest, body, signature))
     await body.drain()
     response.status_code = 200
     return Receipt.model_validate(receipt)

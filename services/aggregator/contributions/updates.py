@@ -154,18 +154,18 @@ class Updates:
         return min(self._max_bytes, _ENGINE_OVERHEAD * plain + PREFIX_SIZE + MAX_HEADER)
 
     async def accept(
-        self, stored: Stored, site_id: SiteId, digest: Digest, body: Body, signature: bytes | None = None
+        self, stored: Stored, site: Party, digest: Digest, body: Body, signature: bytes | None = None
     ) -> Receipt:
         """Store an announced body and count it; return the signed receipt. Whatever is wrong with it is a Refusal.
 
         `signature`: the site's, over the digest, where the engine has bodies signed.
         """
-        began = monotonic()
+        began, site_id = monotonic(), SiteId(site.name)
         header, span = await body.header()
         self._check(stored, site_id, header, body.length, span)
         signing = engine_named(header.engine).signing
         if signing is not None:
-            await asyncio.to_thread(self._check_signature, signing, stored, site_id, digest, signature)
+            await asyncio.to_thread(self._check_signature, signing, stored, site, digest, signature)
         fresh = await check_samples(self._database, stored, manifest_of(stored.manifest), site_id, header.samples)
         blob = await self._blobs.put_stream(aiter(body), limit=body.length, expect=digest, expect_size=body.length)
         point("aggregator.body.stored")
@@ -200,7 +200,7 @@ class Updates:
             raise MalformedUpdate(f"{announced} bytes are announced, an update with this header has {size}")
 
     def _check_signature(
-        self, signing: BodySigning, stored: Stored, site_id: SiteId, digest: Digest, signature: bytes | None
+        self, signing: BodySigning, stored: Stored, site: Party, digest: Digest, signature: bytes | None
     ) -> None:
         """Raise UpdateUnsigned or UpdateRefused unless the site signed this body."""
         manifest = manifest_of(stored.manifest)
@@ -209,7 +209,8 @@ class Updates:
         if stored.engine_secret is None:
             raise RoundClosed("the round is over")
         secret = self._sealer.open(stored.engine_secret, "rounds", stored.round.id, "engine_secret")
-        signing.check(ServerRound(manifest, secret), site_id, bytes.fromhex(digest), signature)
+        site_id, key = SiteId(site.name), site.public_key.public_bytes_raw()
+        signing.check(ServerRound(manifest, secret, {site_id: key}), site_id, bytes.fromhex(digest), signature)
 
     async def _count(self, tx: Transaction, seen: Stored, new: "_New") -> Receipt | Repeat:
         header, digest, size = new.header, new.blob.digest, new.blob.size

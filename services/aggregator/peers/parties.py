@@ -5,7 +5,7 @@ cannot be read, or make its client fail) is held against that party alone, and l
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -42,6 +42,8 @@ class Parties:
     async def ask(self, stage: Stage, signed: SignedManifest, asks: Asks) -> dict[int, bytes]:
         """Put all questions at once and return the usable answers, by index, as soon as they suffice.
 
+        Where the asks have patience, further answers are waited for that long.
+
         Raises AskRefused, with the names of the parties, when so many refuse or give unusable answers that the others
         cannot suffice, and Unavailable when those that are away could: ask again. What a party's client raises
         unexpectedly is raised only when nothing else is left.
@@ -52,10 +54,10 @@ class Parties:
         try:
             while waiting and not asking.enough and asking.possible(len(waiting)):
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    asking.take(tasks[task], task)
-                if asking.possible(0):
-                    await asking.check()
+                await asking.take_all(tasks, done)
+            if waiting and asking.enough and asks.patience_s:
+                done, waiting = await asyncio.wait(waiting, timeout=asks.patience_s)
+                await asking.take_all(tasks, done)
         finally:
             for task in waiting:
                 task.cancel()
@@ -91,6 +93,13 @@ class _Asking:
     def possible(self, more: int) -> bool:
         """Return whether `more` further answers could suffice."""
         return len(self.answers) + more >= self.asks.need
+
+    async def take_all(self, asks: Mapping[asyncio.Task[bytes], Ask], done: Iterable[asyncio.Task[bytes]]) -> None:
+        """Note what these parties answered, and see whether that suffices."""
+        for task in done:
+            self.take(asks[task], task)
+        if self.possible(0):
+            await self.check()
 
     def take(self, ask: Ask, task: asyncio.Task[bytes]) -> None:
         """Note what a party answered, or what became of it."""

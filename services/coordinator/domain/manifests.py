@@ -83,11 +83,18 @@ def cohort_for(job: Job, step: Step, candidates: Sequence[SiteId]) -> tuple[Site
 def train_encoding(
     summands: int, spec: JobSpec, terms: PrivacyTerms | None = None, clip_norm: float | None = None
 ) -> Encoding:
-    """Return how updates of a training round become integers; raises a Refusal where there is no headroom.
+    """Return how updates of a training round become integers; raises a Refusal where there is no headroom for
+    their sum, or where the engine could not open it.
 
     clip_norm: that of this round, where it is not the job's first. Where the norm is proved, it is what limits an
     update: `bound` is used where no `clip_norm` is given, and every site weighs the same.
     """
+    made = _plan_training(summands, spec, terms, clip_norm)
+    engine_facts(spec.engine).check_encoding(made)
+    return made
+
+
+def _plan_training(summands: int, spec: JobSpec, terms: PrivacyTerms | None, clip_norm: float | None) -> Encoding:
     update, proved = spec.update, engine_facts(spec.engine).proves_norm
     if terms is not None and terms.steps is None and update.clip_norm is not None:
         bits = 64 if proved else update.modulus_bits

@@ -17,6 +17,7 @@ from undersong.shared.secagg.pairwise import contexts
 from undersong.shared.secagg.pairwise.graph import Neighbours, Topology, neighbours, plan
 from undersong.shared.secagg.pairwise.messages import Advertisement, MalformedStep
 from undersong.shared.secagg.pairwise.survivors import check_survivors
+from undersong.shared.secagg.transcript import nonce_commitment as nonce_commitment
 
 DIGEST_BYTES = 32
 
@@ -98,11 +99,6 @@ def masked_statement(ctx: bytes, sharers: bytes, body_digest: bytes) -> bytes:
     (U2).
     """
     return transcript.tagged_hash("mask", ctx, sharers, body_digest)
-
-
-def nonce_commitment(nonce: bytes) -> bytes:
-    """Return what the keys service commits to in the manifest, before the roster is known."""
-    return transcript.tagged_hash("nonce", nonce)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgpack
-
 from undersong.shared.ids import SiteId
-from undersong.shared.secagg.twoserver.report import Report, ReportMalformed
+from undersong.shared.secagg.strict import MessageMalformed as MessageMalformed
+from undersong.shared.secagg.strict import exact, packed, unpacked
+from undersong.shared.secagg.twoserver.report import Report
 
 MAX_BATCH: Final = 64
 MAX_BYTES: Final = 16 << 20
-
-
-class MessageMalformed(ReportMalformed):
-    """A message between leader and helper is not in the documented form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +32,7 @@ class Begin:
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _pack({"manifest": self.manifest, "leader_key": self.leader_key})
+        return packed({"manifest": self.manifest, "leader_key": self.leader_key})
 
     @classmethod
     def unpack(cls, data: bytes) -> "Begin":
@@ -56,7 +52,7 @@ class Begun:
     def pack(self) -> bytes:
         """As bytes."""
         parts = {"helper_key": self.helper_key, "keyid": self.keyid, "signature": self.signature}
-        return _pack({**parts, "verify_key": self.verify_key})
+        return packed({**parts, "verify_key": self.verify_key})
 
     @classmethod
     def unpack(cls, data: bytes) -> "Begun":
@@ -84,7 +80,7 @@ class ReportQuestion:
 
     def pack(self) -> bytes:
         """As bytes, in one form only."""
-        return _pack(self.document())
+        return packed(self.document())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Agree:
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _pack({"members": self.members, "root": self.root})
+        return packed({"members": self.members, "root": self.root})
 
     @classmethod
     def unpack(cls, data: bytes) -> "Agree":
@@ -123,7 +119,7 @@ class Accepted:
 
     def pack(self) -> bytes:
         """As bytes."""
-        return _pack({"share_digest": self.share_digest, "keyid": self.keyid, "signature": self.signature})
+        return packed({"share_digest": self.share_digest, "keyid": self.keyid, "signature": self.signature})
 
     @classmethod
     def unpack(cls, data: bytes) -> "Accepted":
@@ -144,7 +140,7 @@ class SetEvidence:
     def pack(self) -> bytes:
         """As bytes."""
         names = ("members", "root", "share_digest", "keyid", "signature")
-        return _pack({name: getattr(self, name) for name in names})
+        return packed({name: getattr(self, name) for name in names})
 
     @classmethod
     def unpack(cls, data: bytes) -> "SetEvidence":
@@ -155,7 +151,7 @@ class SetEvidence:
 
 def pack_batch(questions: Sequence[ReportQuestion]) -> bytes:
     """Return a batch of questions."""
-    return _pack([question.document() for question in questions])
+    return packed([question.document() for question in questions])
 
 
 def unpack_batch(data: bytes) -> list[ReportQuestion]:
@@ -168,7 +164,7 @@ def unpack_batch(data: bytes) -> list[ReportQuestion]:
 
 def pack_verdicts(verdicts: Sequence[ReportVerdict]) -> bytes:
     """Return the answer to a batch."""
-    return _pack([[verdict.message, verdict.code, verdict.detail] for verdict in verdicts])
+    return packed([[verdict.message, verdict.code, verdict.detail] for verdict in verdicts])
 
 
 def unpack_verdicts(data: bytes, count: int) -> list[ReportVerdict]:
@@ -201,24 +197,11 @@ def _verdict(found: Any) -> ReportVerdict:
     raise MessageMalformed("a verdict is a message, or a code and its detail")
 
 
-def _pack(document: object) -> bytes:
-    return bytes(msgpack.packb(document, use_bin_type=True))
-
-
 def _unpacked(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise MessageMalformed("the message is too large")
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True, max_map_len=64, max_array_len=MAX_BATCH)
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise MessageMalformed("the message is not msgpack of the expected shape") from error
+    return unpacked(data, most=MAX_BATCH)
 
 
 def _map(data: bytes, sizes: Mapping[str, int | None]) -> dict[str, bytes]:
-    found = _unpacked(data)
-    if not isinstance(found, dict) or found.keys() != sizes.keys():
-        raise MessageMalformed(f"the message must hold exactly {', '.join(sizes)}")
-    for name, size in sizes.items():
-        if not isinstance(found[name], bytes) or (size is not None and len(found[name]) != size):
-            raise MessageMalformed(f"{name} is not bytes of the right length")
-    return found
+    return exact(_unpacked(data), sizes)

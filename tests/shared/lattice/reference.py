@@ -4,7 +4,7 @@ Products are schoolbook negacyclic convolutions, transforms are evaluations at p
 from Lagrange's formula over fractions modulo q.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -29,6 +29,30 @@ def value(polynomial: Sequence[int], place: int) -> int:
     for coefficient in reversed(polynomial):
         result = (result * x + coefficient) % Q
     return result
+
+
+def coefficients(values: Sequence[int], places: Iterable[int]) -> list[int]:
+    """Return the coefficients at these places of the polynomial that has these values: a plain inverse transform.
+
+    Coefficients of all places are found by halves (Cooley and Tukey), single ones by their definition.
+    """
+    if isinstance(places, range):
+        return [x * pow(PSI, -j, Q) * pow(N, -1, Q) % Q for j, x in enumerate(_transform(values, pow(PSI, -2, Q)))]
+    return [pow(N, -1, Q) * sum(v * pow(PSI, -(2 * i + 1) * j, Q) for i, v in enumerate(values)) % Q for j in places]
+
+
+def _transform(values: Sequence[int], root: int) -> list[int]:
+    """Return sum over i of values[i] root**(i j) for every j."""
+    if len(values) == 1:
+        return [values[0]]
+    even, odd = _transform(values[::2], root * root % Q), _transform(values[1::2], root * root % Q)
+    twisted, power = list[int](), 1
+    for value in odd:
+        twisted.append(value * power % Q)
+        power = power * root % Q
+    return [(x + y) % Q for x, y in zip(even, twisted, strict=True)] + [
+        (x - y) % Q for x, y in zip(even, twisted, strict=True)
+    ]
 
 
 def uniform(key: bytes, count: int) -> list[int]:
