@@ -65,9 +65,9 @@ def columns_twice(found: Sequence[str], columns: Sequence[Column]) -> None:
         raise _invalid([FieldError(f"/rows/*/{escaped(name)}", "the column is there more than once") for name in twice])
 
 
-def check_cells(values: Mapping[str, Sequence[Any]], columns: Sequence[Column]) -> None:
-    """Raise `RowsInvalid` with the first cell of each column that does not fit it."""
-    faults = [fault for column in columns if (fault := _fault(column, values[column.name])) is not None]
+def check_cells(values: Mapping[str, Sequence[Any]], columns: Sequence[Column], first: int = 0) -> None:
+    """Raise `RowsInvalid` with the first cell of each column that does not fit it; `first` numbers the first row."""
+    faults = [fault for column in columns if (fault := _fault(column, values[column.name], first)) is not None]
     if faults:
         raise _invalid(faults)
 
@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
     return None if type(value).__name__ in _NOTHING else value
 
 
-def _fault(column: Column, values: Sequence[Any]) -> FieldError | None:
+def _fault(column: Column, values: Sequence[Any], first: int) -> FieldError | None:
     if column.type not in _TABLE:
         return None
     listed = column.type == "category"
@@ -99,7 +99,7 @@ def _fault(column: Column, values: Sequence[Any]) -> FieldError | None:
         return None
     shown = misfit.cell if len(misfit.cell) <= SHOWN else misfit.cell[:SHOWN] + "…"
     help_ = f": {listed_names(column.categories or ())}" if listed else ""
-    return FieldError(f"/rows/{misfit.place}/{escaped(column.name)}", f"{shown!r} {misfit.why.public}{help_}")
+    return FieldError(f"/rows/{first + misfit.place}/{escaped(column.name)}", f"{shown!r} {misfit.why.public}{help_}")
 
 
 def _objects(values: Sequence[Any]) -> npt.NDArray[Any]:

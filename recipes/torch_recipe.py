@@ -27,10 +27,11 @@ from undersong.recipes.local_training import (
 )
 from undersong.recipes.losses import loss_of
 from undersong.recipes.pretrained import Pretrained, check_frozen, digest_of
-from undersong.recipes.protocol import Array, RecipeError, Tensors
+from undersong.recipes.protocol import Array, Params, RecipeError, Tensors
 from undersong.recipes.reading import Loader
 from undersong.recipes.signature import parameters_of
 from undersong.recipes.supervised import READING, TABLE, TEXT, SupervisedRecipe, tasks_of
+from undersong.recipes.table import MEAN
 from undersong.shared.learning.strategies import SCALE
 from undersong.shared.names import hint
 from undersong.shared.wire.profiles import ABOUT_TRAINING
@@ -43,6 +44,7 @@ TORCH_FILES: Final = (
     "noisy_steps.py", "losses.py", "signature.py", *READING,
 )  # fmt: skip
 """The files whose code a torch recipe runs: part of the digest of those that come with the platform."""
+Scores = Callable[["torch.Tensor"], "torch.Tensor"]
 _MEANS: Final = ("running_mean", "running_var")
 
 
@@ -193,6 +195,12 @@ class TorchRecipe(SupervisedRecipe):
         if self._scores is not None:
             return outputs.reshape(len(x), -1)[:, 0] if shape.outputs == 1 else outputs
         return probabilities(shape, outputs)
+
+    def module_of(self, model: Tensors, params: Params) -> tuple[torch.nn.Module, Scores | None, ModelShape]:
+        """Return a table model's module, what turns its outputs into probabilities (see `scores`), and its shape."""
+        settings = self.settings(params)
+        shape = self._shape((np.asarray(model[MEAN]).size,), settings, model)
+        return self._module(shape, settings, model), self._scores, shape
 
     def encoded(self, texts: Sequence[str], settings: Mapping[str, Any]) -> Array:
         """Return what the recipe's `encode` makes of the texts."""

@@ -153,6 +153,15 @@ class TreesRecipe:
 
 def _answers(model: Tensors, features: npt.NDArray[np.float64], options: TreeOptions) -> npt.NDArray[np.float64]:
     """Return what the model says of rows float64[n, c]; raises `RecipeError` for a model of other parameters."""
+    trees = trees_in(model, options)
+    said, (mean, scale) = trees.outputs(trees.bins.places(features)), trees.label
+    if options.task == "regression":
+        return np.asarray(said[:, 0] * scale + mean, np.float64)
+    return np.asarray(sigmoid(said[:, 0]) if options.task == "binary" else softmax(said), np.float64)
+
+
+def trees_in(model: Tensors, options: TreeOptions) -> Trees:
+    """Return the trees that a model holds; raises `RecipeError` for a model of other parameters."""
     ends = np.cumsum(model[_SIZES])
     borders = np.split(np.asarray(model[_BORDERS], np.float64), ends[:-1]) if ends.size else []
     mean, scale = map(float, model[_LABEL])
@@ -163,10 +172,7 @@ def _answers(model: Tensors, features: npt.NDArray[np.float64], options: TreeOpt
         check_trees(trees, options)
     except Refusal as refusal:
         raise RecipeError(refusal.detail) from refusal
-    said = trees.outputs(bins.places(features))
-    if options.task == "regression":
-        return np.asarray(said[:, 0] * scale + mean, np.float64)
-    return np.asarray(sigmoid(said[:, 0]) if options.task == "binary" else softmax(said), np.float64)
+    return trees
 
 
 RECIPE: Final = TreesRecipe()

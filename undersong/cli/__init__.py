@@ -27,6 +27,7 @@ from undersong.cli import (
     pending,
     platform,
     policies,
+    predictions,
     privacy,
     privacy_documents,
     quickstart,
@@ -55,6 +56,7 @@ app.command("backup")(backups.backup)
 app.command("restore")(backups.restore)
 app.command("evidence")(evidence.evidence)
 app.command("verify")(evidence.verify)
+app.command("predict")(predictions.predict)
 app.command("audit")(audits.audit)
 app.command("simulate")(simulations.simulate)
 app.command("datasheet")(privacy_documents.datasheet)

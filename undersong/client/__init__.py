@@ -1,6 +1,7 @@
 """The Python client: `Client` for ordinary programs, `AsyncClient` for asyncio; both answer typed values."""
 
 from undersong.client.aio import AsyncClient
+from undersong.client.offline import load_file
 from undersong.client.sync import Client
 from undersong.errors import ApiError, RowsError, UndersongError, UnreachableError
 from undersong.profile import Profile, load_profile
@@ -13,5 +14,6 @@ __all__ = [
     "RowsError",
     "UndersongError",
     "UnreachableError",
+    "load_file",
     "load_profile",
 ]

@@ -4,7 +4,8 @@ Heavy packages (numpy, the recipe's own) are imported when a model is loaded.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -60,15 +61,29 @@ class LoadedModel:
         if is_frame(rows):
             from undersong.client.frames import columns_of_frame, predictions_frame
 
-            with _told():
+            with _refusals():
                 values = columns_of_frame(rows, self.columns)
             return predictions_frame(self.answers(values, len(rows)), rows.index, self.heads())
         if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Sequence):
             kind = type(rows).__name__
             raise RowsError(f"rows are a data frame of pandas or a list of records, and this is {kind}", [])
-        with _told():
+        with _refusals():
             values = columns_of_records(rows, self.columns)
         return self.answers(values, len(rows))
+
+    def predict_file(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield a record for each row of a CSV, JSON lines, Parquet or npz file, as `predict` does; raises RowsError.
+
+        A part of the file is read at a time.
+        """
+        from undersong.recipes.row_files import read_rows
+
+        first = 0
+        with _refusals():
+            for values in read_rows(path, self.columns):
+                count = max((len(cells) for cells in values.values()), default=0)
+                yield from self.answers(values, count, first)
+                first += count
 
     def heads(self) -> list[str]:
         """Return the names of the columns of a table of predictions."""
@@ -76,12 +91,15 @@ class LoadedModel:
             return ["class", *(f"probability_{name}" for name in self.classes)]
         return ["log_hazard_ratio" if self.task == "survival" else "value"]
 
-    def answers(self, values: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-        """Return a record for each of `count` rows from the model's columns; raises RowsError."""
+    def answers(self, values: Mapping[str, Sequence[Any]], count: int, first: int = 0) -> list[dict[str, Any]]:
+        """Return a record for each of `count` rows from the model's columns; raises RowsError.
+
+        first: the number of the first row, for messages.
+        """
         from undersong.recipes.rows import check_cells
 
-        with _told():
-            check_cells(values, self.columns)
+        with _refusals():
+            check_cells(values, self.columns, first)
             return self.predictor.predict(values) if count else []
 
     def _repr_html_(self) -> str:
@@ -90,20 +108,19 @@ class LoadedModel:
         return html_of(f"LoadedModel {self.version_id}", {**told, "checks passed": len(self.findings)})
 
 
-class _told:  # noqa: N801 (a context manager that reads as a verb)
+@contextmanager
+def _refusals() -> Iterator[None]:
     """Say what a recipe refuses, and a package that is not there, as UndersongError."""
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise the error as the client's own."""
-        if isinstance(error, Refusal):
-            notes = getattr(error, "__notes__", [])
-            raise RowsError("; ".join([error.detail, *notes]), [(e.path, e.message) for e in error.errors]) from error
-        if isinstance(error, ModuleNotFoundError) and not (error.name or "undersong").startswith("undersong"):
-            said = f"the model's recipe needs {error.name}, which is not installed"
-            raise UndersongError(said, remedy=INSTALL) from error
+    try:
+        yield
+    except Refusal as refusal:
+        told = "; ".join([refusal.detail, *getattr(refusal, "__notes__", [])])
+        raise RowsError(told, [(each.path, each.message) for each in refusal.errors]) from refusal
+    except ModuleNotFoundError as error:
+        if (error.name or "undersong").startswith("undersong"):
+            raise
+        said = f"the model's recipe needs {error.name}, which is not installed"
+        raise UndersongError(said, remedy=INSTALL) from error
 
 
 def loaded(
@@ -142,7 +159,7 @@ def checked(
         said = f"the file is not version {version_id}: its SHA-256 is {digest}, and {made.content_digest} was signed"
         raise UndersongError(said, remedy=f"undersong model pull {version_id}")
     plan = evidence.logged.record.manifest.manifest
-    with _told():
+    with _refusals():
         predictor = predictor_of(content, plan.recipe, plan.data, recipes)
         columns = inputs_of(predictor.tensors, plan.data)
     return LoadedModel(version_id, plan.federation_id, digest, columns, predictor, findings)
