@@ -65,7 +65,7 @@ USUAL = ("", "coordinator", "agent")
 def test_an_extra_brings_what_its_part_imports(extra: str) -> None:
     absent = blocked(extra)
     assert "pytest" in absent
-    assert ("sqlalchemy" in absent) == (extra in {"", "agent"})
+    assert ("sqlalchemy" in absent) == (extra in {"", "agent", "notebook"})
     code = f"BLOCKED = {absent!r}; MODULES = {PARTS[extra]!r}\n{BLOCKED}"
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
