@@ -67,6 +67,11 @@ def is_id(text: str, prefix: str) -> bool:
     return match is not None and match["prefix"] == prefix
 
 
+def looks_like_id(text: str) -> bool:
+    """Return whether `text` has the form of an id, of whatever kind."""
+    return _ID.fullmatch(text) is not None
+
+
 def is_digest(text: str) -> bool:
     """Return whether `text` is a lowercase hexadecimal SHA-256."""
     return _DIGEST.fullmatch(text) is not None

@@ -68,7 +68,8 @@ This folder holds one secret: the enrolment token in `{token_file}`. It works on
 
 1. Unpack it on the machine that has the data:
        tar -xzf {archive} && cd {folder}
-2. Put the data into the folder `data`, and declare it in datasets.yaml (docs/data.md).
+2. Put the data into a folder `data` here, and declare it in datasets.yaml; this drafts an entry to read and correct:
+       undersong data init data/FILE.csv --label COLUMN --into datasets.yaml
 3. Say in policy.yaml what is allowed; as it is, it allows nothing. Check both:
        undersong policy lint policy.yaml
        undersong doctor --agent agent.yaml

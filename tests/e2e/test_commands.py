@@ -340,9 +340,10 @@ def test_an_invited_site_takes_part_once_its_key_is_approved(
 ) -> None:
     """From its start kit alone; the operator compares the key's fingerprint with the one in the agent's log."""
     assert "site approve west" in shell.run("site", "invite", "west").stdout
-    assert "exists" in shell.run("site", "invite", "west", code=1).stderr
+    assert "exists" in shell.run("site", "invite", "west", "--out", "undersong-west.tar.gz", code=1).stderr
+    assert "undersong-west-2.tar.gz" in shell.run("site", "invite", "west").stdout, "again, its earlier token ends"
     assert "no key of west waits" in shell.run("site", "approve", "west", code=1).stderr
-    with tarfile.open(shell.folder / "undersong-west.tar.gz") as archive:
+    with tarfile.open(shell.folder / "undersong-west-2.tar.gz") as archive:
         archive.extractall(shell.folder, filter="data")
     shell.agent("undersong-west")
     until(lambda: shell.json("site", "invitations", "west")[0]["state"] == "waiting", "its key waits")
@@ -350,13 +351,14 @@ def test_an_invited_site_takes_part_once_its_key_is_approved(
     until(lambda: key in (shell.folder / "undersong-west.log").read_text(), "the site tells its key")
     refused = shell.run("site", "approve", "west", "--fingerprint", "0" * 64, code=1).stderr
     assert "do not approve it" in refused
+    assert "at least" in shell.run("site", "approve", "west", "--fingerprint", key[:7], code=1).stderr
     shell.run("site", "approve", "west", "--fingerprint", key[:16])
     until(lambda: "online" in shell.run("site", "show", "west").stdout, "it is there")
     assert "valid" in shell.run("site", "certificates", "west").stdout
     shell.run("site", "suspend", "west")
     shell.run("site", "resume", "west")
     told = [(entry["action"], entry["data"].get("name")) for entry in shell.json("changes")]
-    made = [(f"site.{what}", "west") for what in ("resume", "suspend", "invite", "create")]
+    made = [(f"site.{what}", "west") for what in ("resume", "suspend", "invite", "invite", "create")]
     assert [each for each in told if each[1] == "west"] == made
     shell.agents.pop("undersong-west").terminate()
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from undersong.recipes.datasets import DatasetEntry
     from undersong.recipes.mock import MockDescription
 
+_EMPTY_LIST: Final = re.compile(r"^datasets: *\[ *\](?= *(#.*)?$)", re.MULTILINE)
 Ranges = dict[str, tuple[float, float]]
 app = typer.Typer(no_args_is_help=True, help="Data sets: declare a file, compare the sites.")
 
@@ -116,11 +118,12 @@ def _add(into: Path, before: str, added: str) -> "DatasetEntry":
 
     UndersongError, and no change, where it cannot be read there.
     """
-    from undersong.recipes.datasets import read_declarations
+    from undersong.recipes.datasets import BadDataset, read_declarations
 
     part = into.with_name(into.name + ".part")
     old = read_declarations(into) if before.strip() else None
-    part.write_text((before.rstrip("\n") + "\n" if before.strip() else "") + added)
+    open_list = _EMPTY_LIST.sub("datasets:", before, count=1)
+    part.write_text((open_list.rstrip("\n") + "\n" if before.strip() else "") + added)
     try:
         new = read_declarations(part)
         known = {} if old is None else old.entries
@@ -129,6 +132,11 @@ def _add(into: Path, before: str, added: str) -> "DatasetEntry":
             raise UndersongError(f"nothing was added to {into}: {told}", remedy="choose a name with --name")
         part.replace(into)
         return next(entry for name, entry in new.entries.items() if name not in known)
+    except BadDataset:
+        raise UndersongError(
+            f"nothing was added to {into}: nothing can be appended to its list as it is written",
+            remedy="write each data set on lines of its own below `datasets:`; without --into the entry is printed",
+        ) from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,8 +1,9 @@
 """`undersong site invite|invitations|approve|certificates|resume` and `undersong changes`."""
 
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,6 +16,7 @@ from undersong.shared.files import check_writable, read_bytes
 from undersong.shared.start_kit import StartKit
 
 SiteName = Annotated[str, typer.Argument(help="Site, by name or id.")]
+_SUFFIX: Final = ".tar.gz"
 SHORT = 16  # letters of a fingerprint: what people read to each other
 
 
@@ -41,7 +43,7 @@ def invite(
             ca_pem=read_bytes(Path(known.ca_file)) if known.ca_file else b"",
             needs_approval=made.needs_approval,
         )
-    file = (out or Path(kit.file_name)).resolve()
+    file = (out or _unused(kit.file_name)).resolve()
     write_private_bytes(file, kit.archive())
     if as_json:
         told = made.model_dump(mode="json", exclude={"token"})
@@ -59,11 +61,17 @@ def _site_to_invite(client: Client, name: str, owner: str, federation: str | Non
     """Return the site, made where there is none; first it is checked that the kit can be written."""
     where = client.federation(federation).id
     found = [site for site in client.sites(where) if name in (site.id, site.name)]
-    kit = out or Path(f"undersong-{name}.tar.gz")
-    if kit.exists():
-        raise UndersongError(f"{kit} exists", remedy="name another file: --out")
-    check_writable(kit.resolve())
+    if out is not None and out.exists():
+        raise UndersongError(f"{out} exists", remedy="name another file: --out")
+    check_writable((out or Path("kit")).resolve())
     return found[0] if found else client.create_site(where, name, owner or name)
+
+
+def _unused(name: str) -> Path:
+    """Return a file of this name, or with a number where an earlier kit of the site lies there."""
+    whole = Path(name)
+    numbered = (Path(f"{name.removesuffix(_SUFFIX)}-{number}{_SUFFIX}") for number in count(2))
+    return next(file for file in chain([whole], numbered) if not file.exists())
 
 
 def invitations(
@@ -102,7 +110,12 @@ def approve(
             common.console.print(f"{name}, invited by {waiting.invited_by}, asks with the key", markup=False)
             common.console.print(told, markup=False, soft_wrap=True)
             typer.confirm("Does the site itself tell the same?", abort=True)
-        elif len(fingerprint) < SHORT or not told.startswith(fingerprint.lower()):
+        elif len(fingerprint) < SHORT:
+            raise UndersongError(
+                f"{len(fingerprint)} letters of a fingerprint can be met by another key",
+                remedy=f"ask the site for at least the first {SHORT} letters",
+            )
+        elif not told.startswith(fingerprint.lower()):
             raise UndersongError(
                 f"the key that waits is {told}, another than {fingerprint}",
                 remedy="do not approve it; ask the site for its key, and invite it again",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from undersong.services.coordinator.account_changes import NotOneself
 from undersong.services.coordinator.accounts import OutlivesSignOn, ScopesExceeded, TokenPlan
 from undersong.services.coordinator.api.access import Admin, Id, Use
-from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.domain.parts import NewName
 from undersong.services.coordinator.domain.two_persons import OwnTokensOnly, SecondPersonNeeded
 from undersong.services.coordinator.repository.sites import NameTaken
 from undersong.services.coordinator.views.members import IntrospectionView, NewTokenView, RoleView, TokenView, UserView
@@ -32,7 +32,7 @@ class NewUser(BaseModel):
         json_schema_extra={"examples": [{"name": "ada", "roles": [{"role": "scientist", "federation_id": None}]}]},
     )
 
-    name: Name
+    name: NewName
     roles: list[RoleView] = Field(min_length=1, max_length=100)
 
 
@@ -43,7 +43,7 @@ class NewToken(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"name": "laptop"}, {"name": "ci", "scopes": ["jobs:read"]}]}
     )
 
-    name: Name
+    name: NewName
     user_id: str | None = Field(default=None, max_length=64)
     expires_in_s: int | None = Field(default=None, ge=1, le=10 * _YEAR_S, strict=True)
     scopes: list[Scope] | None = Field(

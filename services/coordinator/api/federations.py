@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
 from undersong.services.coordinator.api.access import Admin, Id, Owner, Reader, Use
-from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.domain.parts import Name, NewName
 from undersong.services.coordinator.domain.two_persons import SecondPersonNeeded
 from undersong.services.coordinator.leases import SiteUnknown
 from undersong.services.coordinator.repository.sites import NameTaken, SiteFilter
@@ -29,7 +29,7 @@ class NewFederation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "heart"}]})
 
-    name: Name
+    name: NewName
 
 
 class NewSite(BaseModel):
@@ -39,8 +39,8 @@ class NewSite(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"name": "cleveland", "owner": "Cleveland Clinic"}]}
     )
 
-    name: Name
-    owner: Name
+    name: NewName
+    owner: NewName
 
 
 class Exclusions(BaseModel):

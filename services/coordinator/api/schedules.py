@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
 from undersong.services.coordinator.domain.findings import JobInvalid
+from undersong.services.coordinator.domain.parts import NewName
 from undersong.services.coordinator.domain.schedules import ScheduleInvalid, Timetable
 from undersong.services.coordinator.peers.peer import PartyAway
 from undersong.services.coordinator.schedules import TooManySchedules
@@ -34,7 +35,7 @@ class NewSchedule(BaseModel):
         max_length=200, description="Minute, hour, day of month, month, day of week.", examples=["30 2 * * mon"]
     )
     timezone: str = Field("UTC", max_length=100, examples=["Europe/Berlin"])
-    name: str | None = Field(None, min_length=1, max_length=200, description="By default that of the job document.")
+    name: NewName | None = Field(None, description="By default that of the job document.")
     overlap: StrictBool = Field(False, description="Submit a job also while the one of the time before still runs.")
 
 

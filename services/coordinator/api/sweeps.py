@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from undersong.services.coordinator.api.access import Id, Reader, Scientist, Use
+from undersong.services.coordinator.domain.parts import NewName
 from undersong.services.coordinator.domain.spec import TAG
 from undersong.services.coordinator.domain.sweeps import MOST, SweepInvalid
 from undersong.services.coordinator.peers.peer import PartyAway
@@ -29,7 +30,7 @@ class SweepDraft(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=TAG, max_length=44, description="Its jobs get the tag `sweep:` and this name.")
+    name: NewName = Field(pattern=TAG, max_length=44, description="Its jobs get the tag `sweep:` and this name.")
     document: dict[str, Any] = Field(description="The job document, as for `POST /v1/jobs`.")
     changes: list[dict[str, Any]] = Field(
         min_length=1,

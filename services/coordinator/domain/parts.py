@@ -2,15 +2,27 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from undersong.shared.ids import VersionId
+from undersong.shared.ids import VersionId, looks_like_id
 from undersong.shared.learning.strategies import STRATEGIES
 from undersong.shared.wire.compression import LEAST_KEPT, Compression
 from undersong.shared.wire.manifest import EvaluatedPart
 from undersong.shared.wire.privacy import MAX_EPSILON, MAX_NOISE, MAX_RATE, MIN_NOISE, MOST_SEPARATION
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _told_apart(name: str) -> str:
+    if looks_like_id(name):
+        raise ValueError("a name must not have the form of an id: commands take both")
+    if name != name.strip() or not name.isprintable():
+        raise ValueError("a name has no blanks at its ends, and no characters that cannot be seen")
+    return name
+
+
+NewName = Annotated[Name, AfterValidator(_told_apart)]
+"""The name of something new, which people tell from others by it."""
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,99}$")]
 Listed = Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]
 Categories = dict[Name, Listed]

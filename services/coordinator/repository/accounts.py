@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import delete, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
-from undersong.services.coordinator.repository.sites import NameTaken
+from undersong.services.coordinator.repository.sites import NameTaken, check_apart
 from undersong.services.coordinator.tables import GrantRow, TokenRow, UserRow
 from undersong.shared.database import Page, Transaction, ordering, page
 from undersong.shared.errors import no_such
@@ -56,10 +56,11 @@ class AccountRepository:
     """Users and tokens in one transaction."""
 
     def __init__(self, tx: Transaction) -> None:
-        self._session = tx.session
+        self._tx, self._session = tx, tx.session
 
     async def add_user(self, user: User) -> None:
-        """Insert; raises `NameTaken`."""
+        """Insert; raises `NameTaken`, also where another name looks the same."""
+        await check_apart(self._tx, select(UserRow.name), user.name)
         try:
             async with self._session.begin_nested():
                 await self._session.execute(

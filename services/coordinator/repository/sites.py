@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import JSON, String, bindparam, func, insert, select, true, type_coerce, update
+from sqlalchemy import JSON, Select, String, bindparam, func, insert, select, true, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from undersong.services.coordinator.domain.sites import SiteFacts
@@ -13,6 +13,7 @@ from undersong.services.coordinator.tables import FederationRow, PlatformRow, Si
 from undersong.shared.database import Page, Transaction, UtcDateTime, ordering, page
 from undersong.shared.errors import Conflict, no_such
 from undersong.shared.ids import FederationId, SiteId
+from undersong.shared.names import looks_like
 from undersong.shared.wire.profiles import SiteProfile
 
 
@@ -101,7 +102,8 @@ class SiteRepository:
         self._tx, self._session = tx, tx.session
 
     async def add_federation(self, federation: Federation) -> None:
-        """Insert; raises `NameTaken`."""
+        """Insert; raises `NameTaken`, also where another name looks the same."""
+        await check_apart(self._tx, select(FederationRow.name), federation.name)
         await _insert(
             self._tx,
             FederationRow,
@@ -142,7 +144,9 @@ class SiteRepository:
         return (await found).map(_federation)
 
     async def add(self, site: Site) -> None:
-        """Insert; raises `NameTaken`."""
+        """Insert; raises `NameTaken`, also where another name in the federation looks the same."""
+        others = select(SiteRow.name).where(SiteRow.federation_id == site.federation_id)
+        await check_apart(self._tx, others, site.name)
         values = {
             "id": site.id,
             "federation_id": site.federation_id,
@@ -277,6 +281,12 @@ class SiteRepository:
         epoch = max((await self.watch()).epoch + 1, int((await self._tx.now()).timestamp()))
         await self._session.execute(update(PlatformRow).values(epoch=epoch))
         return epoch
+
+
+async def check_apart(tx: Transaction, others: Select[tuple[str]], name: str) -> None:
+    """Raise NameTaken where a reader cannot tell the name from one of the others."""
+    if said := looks_like(name, await tx.session.scalars(others)):
+        raise NameTaken(f"Choose another name{said}.")
 
 
 async def _insert(tx: Transaction, table: Any, values: dict[str, Any], taken: str) -> None:

@@ -149,3 +149,39 @@ async def test_names_are_taken_once(world: World) -> None:
     for path, body in twice:
         answer = await world.admin.post(path, json=body)
         assert (answer.status_code, answer.json()["type"]) == (409, "urn:undersong:problem:name-taken")
+
+
+async def test_names_that_people_cannot_tell_from_others_are_refused(small_world: World) -> None:
+    federation = await small_world.federation()
+    roles = [{"role": "scientist", "federation_id": federation}]
+    sites = f"/v1/federations/{federation}/sites"
+    an_id = "site_01m8qt59m4f8xwc3zpvstr20dj"
+    for name in (" ada", "ada ", " ", "a\u202eda", "a\u200bda", "a\u00a0da", "a\tda", "a\u2028da", an_id):
+        for path, body in (
+            ("/v1/users", {"name": name, "roles": roles}),
+            ("/v1/tokens", {"name": name}),
+            ("/v1/federations", {"name": name}),
+            (sites, {"name": name, "owner": "a"}),
+            (sites, {"name": "a", "owner": name}),
+            ("/v1/schedules", {"name": name, "document": {}, "cron": "7 * * * *"}),
+        ):
+            answer = await small_world.admin.post(path, json=body)
+            assert answer.status_code == 422, (path, answer.text)
+
+
+async def test_a_name_that_looks_like_another_is_taken(small_world: World) -> None:
+    federation, other = await small_world.federation("süd"), await small_world.federation("other")
+    role = {"role": "scientist", "federation_id": federation}
+    sites = f"/v1/federations/{federation}/sites"
+    await small_world.site(federation, "süd")
+    for path, body in (
+        ("/v1/users", {"name": "аdmin", "roles": [role]}),
+        ("/v1/federations", {"name": "su\u0308d"}),
+        (sites, {"name": "su\u0308d", "owner": "a"}),
+    ):
+        answer = await small_world.admin.post(path, json=body)
+        assert answer.status_code == 409, answer.text
+        assert "it looks like" in answer.json()["detail"]
+    assert (await small_world.admin.post(sites, json={"name": "Zürich", "owner": "Spital Zürich"})).status_code == 201
+    elsewhere = f"/v1/federations/{other}/sites"
+    assert (await small_world.admin.post(elsewhere, json={"name": "su\u0308d", "owner": "a"})).status_code == 201

@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from tests.commands import Commands
 from tests.effort import examples
+from tests.shared.test_start_kit import kit
 from undersong.cli.data import _print, _verdict
 from undersong.client.types import Comparison
 from undersong.recipes.datasets import DatasetEntry, describe_dataset, load_dataset, read_datasets
@@ -84,6 +85,21 @@ def test_a_draft_is_printed_or_added_and_can_be_loaded_as_it_is(undersong: Run, 
     into.write_text(into.read_text().partition("  - name: no")[0])
     fourth = undersong("data", "init", str(tmp_path / "other.csv"), "--name", "no", "--into", str(into))
     assert (fourth.returncode, "policy" in fourth.stdout) == (0, False), "the policy names it by now"
+
+
+def test_an_entry_is_added_to_the_empty_list_of_a_start_kit(undersong: Run, tmp_path: Path) -> None:
+    (tmp_path / "größe.csv").write_text("Größe;krank\n1,5;0\n2,5;1\n")
+    into = tmp_path / "datasets.yaml"
+    into.write_bytes(kit().files()["datasets.yaml"])
+    done = undersong("data", "init", str(tmp_path / "größe.csv"), "--into", str(into))
+    assert done.returncode == 0, done.stderr
+    assert set(read_datasets(into)) == {"größe"}
+    assert "For example" in into.read_text()
+    flow = "datasets: [{name: a, kind: none, columns: []}]\n"
+    into.write_text(flow)
+    refused = undersong("data", "init", str(tmp_path / "größe.csv"), "--into", str(into))
+    assert (refused.returncode, into.read_text()) == (1, flow)
+    assert "on lines of its own" in refused.stderr
 
 
 @pytest.mark.parametrize(
