@@ -24,12 +24,19 @@ from undersong.services.coordinator.sites import suspend_site
 from undersong.services.coordinator.views.members import RoleView
 from undersong.services.coordinator.views.two_persons import PendingActionView, action_view
 from undersong.shared.database import Database, Page, Transaction
-from undersong.shared.errors import Forbidden, Invalid, no_such
+from undersong.shared.errors import Forbidden, Invalid, NotFound, no_such
 from undersong.shared.ids import new_id
 from undersong.shared.web.access import Grant, Principal, Role
 from undersong.shared.web.idempotency import Once
+from undersong.shared.web.scopes import check_scopes
 
 _CONFIRMING = (Role.ADMIN, Role.OWNER)
+_ALONE: Mapping[Action, str] = {
+    "site.suspend": "undersong site suspend NAME",
+    "user.revoke": "undersong user revoke NAME",
+    "user.roles": "undersong user roles NAME --role ROLE",
+    "token.revoke": "undersong token revoke ID",
+}
 _ROLES: TypeAdapter[list[RoleView]] = TypeAdapter(list[RoleView])
 _MOST_ROLES = 100
 
@@ -53,11 +60,13 @@ class TwoPersons:
     ) -> PendingActionView:
         """Ask for a change; what waits already for the same is returned. Raises RuleOff where one person suffices."""
         if not self._rule.on:
-            raise RuleOff("Do it directly.")
+            raise RuleOff(f"The two-person rule is off here: one person does this, with `{_ALONE[action]}`.")
         told = _checked(action, data)
 
         async def work(tx: Transaction) -> PendingActionView:
             about, now = await _may(tx, person, action, subject), await tx.now()
+            if action == "user.roles":
+                await changes.check_federations(tx, _roles(told))
             pending = PendingActionRepository(tx)
             known = await pending.waiting(action, subject, now)
             if known is not None and known.data == told:
@@ -91,7 +100,9 @@ class TwoPersons:
 
         async def work(tx: Transaction) -> Page[PendingActionView]:
             now = await tx.now()
-            found = await PendingActionRepository(tx).list(person.federations(*_CONFIRMING), limit, after)
+            seen = person.federations(*_CONFIRMING)
+            everybody = changes.EVERYBODY in person.grants
+            found = await PendingActionRepository(tx).list(seen, limit, after, people=everybody)
             return found.map(lambda each: action_view(each, now, person.user_id))
 
         return await self._database.read("pending.list", work)
@@ -109,7 +120,7 @@ class TwoPersons:
                 return action_view(found, now, person.user_id)
             found.check_confirmable(person.user_id, now)
             await _may(tx, person, found.action, found.subject)
-            await _may(tx, await _person(tx, found.requested_by), found.action, found.subject)
+            await _check_requester(tx, found)
             if await pending.decide(action_id, "confirmed", person.name, now):
                 await _APPLY[found.action](tx, person, found.subject, found.data)
                 about = {"name": found.name, "id": found.id, "what": found.action, "requester": found.requester}
@@ -120,11 +131,14 @@ class TwoPersons:
         return await self._database.run("pending.confirm", work)
 
     async def withdraw(self, person: Principal, action_id: str) -> PendingActionView:
-        """End what waits: by who asked for it, or by another of the role. Idempotent."""
+        """End what waits: by who asked, or by another of the role whom it is not about. Idempotent."""
 
         async def work(tx: Transaction) -> PendingActionView:
             pending, now = PendingActionRepository(tx), await tx.now()
             found = await _seen(tx, person, action_id)
+            if found.state(now) == "waiting" and person.user_id != found.requested_by:
+                await _may(tx, person, found.action, found.subject)
+                await _check_not_about(tx, person, found)
             if found.state(now) == "waiting" and await pending.decide(action_id, "withdrawn", person.name, now):
                 about = {"name": found.name, "id": found.id, "what": found.action, "requester": found.requester}
                 await note(tx, person, "pending.withdraw", found.subject, found.federation_id, **about)
@@ -138,9 +152,26 @@ async def _seen(tx: Transaction, person: Principal, action_id: str) -> PendingAc
     """Return it, locked, to a person who may see it."""
     found = await PendingActionRepository(tx).get(action_id)
     federations = person.federations(*_CONFIRMING)
-    if federations is not None and found.federation_id not in federations:
+    hidden = federations is not None and found.federation_id not in federations
+    if hidden or (found.federation_id is None and changes.EVERYBODY not in person.grants):
         raise no_such("pending action", action_id)
     return found
+
+
+async def _check_requester(tx: Transaction, found: PendingAction) -> None:
+    """Raise Forbidden where the person who asked may no longer do this."""
+    try:
+        await _may(tx, await _person(tx, found.requested_by), found.action, found.subject)
+    except (Forbidden, NotFound):
+        said = f"{found.requester} asked for this, and may no longer do it: withdraw it, and ask for it yourself."
+        raise Forbidden(said) from None
+
+
+async def _check_not_about(tx: Transaction, person: Principal, found: PendingAction) -> None:
+    """Raise NotOneself where the person would keep a token that another wants to revoke."""
+    about = (await AccountRepository(tx).token(found.subject)).user_id if found.action == "token.revoke" else None
+    if about == person.user_id:
+        raise changes.NotOneself("Another administrator decides about your token.")
 
 
 async def _person(tx: Transaction, user_id: str) -> Principal:
@@ -153,6 +184,7 @@ async def _may(tx: Transaction, person: Principal, action: Action, subject: str)
     accounts = AccountRepository(tx)
     if action == "site.suspend":
         site = await SiteRepository(tx).get(subject)
+        check_scopes(person.scopes, "POST", "/v1/sites/{site_id}/suspension")
         person.check(Role.OWNER, federation_id=site.federation_id, hidden=no_such("site", subject))
         return _Subject(site.name, site.federation_id)
     if action == "token.revoke":

@@ -62,7 +62,7 @@ async def confirm_action(action_id: Id, person: Steward, use: Use) -> PendingAct
     return await use.two_persons.confirm(person, action_id)
 
 
-@router.delete("/{action_id}", responses=problems(Unauthenticated, Forbidden, NotFound))
+@router.delete("/{action_id}", responses=problems(Unauthenticated, Forbidden, NotFound, NotOneself))
 async def withdraw_action(action_id: Id, person: Steward, use: Use) -> PendingActionView:
     """Withdraw a change that waits, or refuse it. Idempotent."""
     return await use.two_persons.withdraw(person, action_id)

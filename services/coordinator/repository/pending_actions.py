@@ -44,9 +44,13 @@ class PendingActionRepository:
         row = await self._session.scalar(query.limit(1))
         return None if row is None else _action(row)
 
-    async def list(self, federations: Collection[str] | None, limit: int, after: str | None) -> Page[PendingAction]:
-        """Return a page, newest first: of these federations, or with None all."""
+    async def list(
+        self, federations: Collection[str] | None, limit: int, after: str | None, *, people: bool
+    ) -> Page[PendingAction]:
+        """Return a page, newest first: of these federations, or with None all; with `people` those about them too."""
         query = select(PendingActionRow)
+        if not people:
+            query = query.where(PendingActionRow.federation_id.is_not(None))
         if federations is not None:
             query = query.where(PendingActionRow.federation_id.in_(federations))
         found = await page(self._session, query, PendingActionRow.id, limit, after, descending=True)

@@ -283,7 +283,7 @@ class SiteRepository:
         return epoch
 
 
-async def check_apart(tx: Transaction, others: Select[tuple[str]], name: str) -> None:
+async def check_apart(tx: Transaction, others: Select[Any], name: str) -> None:
     """Raise NameTaken where a reader cannot tell the name from one of the others."""
     if said := looks_like(name, await tx.session.scalars(others)):
         raise NameTaken(f"Choose another name{said}.")

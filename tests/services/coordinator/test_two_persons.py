@@ -141,7 +141,8 @@ async def test_roles_and_tokens_take_two(two: Two) -> None:
     assert other["id"] != asked["id"], "other roles are another change"
     assert await two.confirm("rob", asked["id"]) == (200, "confirmed")
     assert (await two.user("sam"))["roles"] == roles
-    for data in ({}, {"roles": "admin"}, {"roles": [{"role": "king"}]}, {"roles": [], "x": 1}):
+    lost = {"roles": [{"role": "admin", "federation_id": "fed_unknown"}]}
+    for data in (lost, {}, {"roles": "admin"}, {"roles": [{"role": "king"}]}, {"roles": [], "x": 1}):
         await two.ask("rita", "user.roles", sam["id"], 422, data=data)
     await two.ask("rita", "user.roles", (await two.user("rita"))["id"], 409, data={"roles": roles})
     await two.ask("ann", "user.revoke", rob["id"], 403)
@@ -154,6 +155,42 @@ async def test_roles_and_tokens_take_two(two: Two) -> None:
     assert (await two.people["sam"].get("/v1/me")).status_code == 401
     own = (await rita.post("/v1/tokens", json={"name": "mine"})).json()
     assert (await rita.delete(f"/v1/tokens/{own['id']}")).status_code == 204, "one's own takes one"
+
+
+async def test_nobody_stops_what_is_about_themselves(two: Two) -> None:
+    rob, rob_may = await two.user("rob"), two.people["rob"]
+    token = (await rob_may.get("/v1/tokens")).json()["items"][0]
+    for asked in (
+        await two.ask("rita", "user.revoke", rob["id"]),
+        await two.ask("rita", "user.roles", rob["id"], data={"roles": []}),
+        await two.ask("rita", "token.revoke", token["id"]),
+    ):
+        path = f"/v1/pending-actions/{asked['id']}"
+        assert slug(await rob_may.delete(path)) == (409, "not-oneself")
+        assert (await two.people["rita"].delete(path)).json()["state"] == "withdrawn"
+
+
+async def test_owners_of_all_federations_decide_about_sites_and_not_about_people(two: Two) -> None:
+    two.world.use_cases.accounts._rule = TwoPersonRule()
+    olga = two.people["olga"] = await two.world.person("olga", ("owner", None))
+    about_people = await two.ask("rita", "user.revoke", (await two.user("sam"))["id"])
+    about_site = await two.ask("ann", "site.suspend", two.site)
+    listed = (await olga.get("/v1/pending-actions")).json()["items"]
+    assert [each["id"] for each in listed] == [about_site["id"]]
+    assert (await olga.delete(f"/v1/pending-actions/{about_people['id']}")).status_code == 404
+    assert await two.confirm("olga", about_people["id"]) == (404, "not-found")
+    assert await two.confirm("olga", about_site["id"]) == (200, "confirmed")
+
+
+async def test_a_tokens_scopes_hold_for_what_is_asked_and_confirmed(two: Two) -> None:
+    asked = await two.ask("ann", "site.suspend", two.site)
+    for name, scopes in (("accounts", ["accounts:write"]), ("both", ["accounts:write", "sites:write"])):
+        made = (await two.people["ben"].post("/v1/tokens", json={"name": name, "scopes": scopes})).json()
+        two.people[name] = two.world.client(authorization=f"Bearer {made['token']}")
+    assert await two.confirm("accounts", asked["id"]) == (403, "scope-missing")
+    await two.ask("accounts", "site.suspend", two.site, 403)
+    assert slug(await two.people["accounts"].delete(f"/v1/pending-actions/{asked['id']}")) == (403, "scope-missing")
+    assert await two.confirm("both", asked["id"]) == (200, "confirmed")
 
 
 async def test_another_federation_sees_nothing_of_it(two: Two) -> None:
