@@ -17,6 +17,8 @@ from typing import Any, Final
 from undersong.errors import UndersongError
 from undersong.shared.yaml_texts import load_document
 
+MOST: Final = 200
+"""Jobs of one sweep; the coordinator takes no more."""
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE: Final = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
 _EXAMPLE: Final = "--set recipe.params.learning_rate=0.1,0.3"
@@ -53,11 +55,13 @@ def grid(found: Sequence[Varied]) -> list[dict[str, Any]]:
         if each.draw is not None:
             said = f"{'.'.join(each.path)} is a range, of which there is no list of values"
             raise UndersongError(said, remedy="--random 10 draws ten values; or list some, with commas between them")
+    _check_count(math.prod(len(each.values) for each in found))
     return [_joined(found, values) for values in itertools.product(*(each.values for each in found))]
 
 
 def drawn(found: Sequence[Varied], count: int, seed: int) -> list[dict[str, Any]]:
     """Return so many random combinations, all different where there are enough; the same for the same seed."""
+    _check_count(count)
     source = random.Random(seed)  # noqa: S311  (settings of experiments, no secret)
     made: dict[str, dict[str, Any]] = {}
     for _ in range(100 * count):
@@ -67,6 +71,12 @@ def drawn(found: Sequence[Varied], count: int, seed: int) -> list[dict[str, Any]
         if len(made) == count:
             break
     return list(made.values())
+
+
+def _check_count(count: int) -> None:
+    if count > MOST:
+        said = f"a sweep has at most {MOST} jobs, and these settings make {count}"
+        raise UndersongError(said, remedy="--random 20 draws twenty of them; or give fewer values")
 
 
 def _joined(found: Sequence[Varied], values: Sequence[Any]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.commands import Commands
 from undersong import __version__, cli
+from undersong.cli.common import complain
 from undersong.client.types import Event
-from undersong.errors import UnreachableError
+from undersong.errors import ApiError, UnreachableError
 from undersong.profile import save_profile
 
 Run = Callable[..., tuple[int, str, str]]
@@ -74,6 +75,19 @@ def test_a_refused_job_lists_every_fault_with_its_place(run: Run, server: Any, t
     assert code == 1
     assert "/rounds: is missing" in err
     assert "/data/label: no such column at b" in err
+
+
+def test_a_fault_of_many_jobs_of_a_sweep_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = [(f"/changes/{place}/rounds", "too few") for place in range(100)]
+    others = [("/changes/1/name", "too long"), ("/rounds", "too few"), ("/rounds", "too odd")]
+    complain(ApiError(422, "sweep-invalid", "", "No job was submitted.", [*errors, *others]))
+    told = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert told[1:5] == [
+        "/changes/0/rounds and in 99 more jobs: too few",
+        "/changes/1/name: too long",
+        "/rounds: too few",
+        "/rounds: too odd",
+    ]
 
 
 def test_a_job_that_failed_gives_its_reason_and_exit_code_one(run: Run, server: Any) -> None:
@@ -235,6 +249,12 @@ def test_an_unknown_model_names_the_command_that_lists_them(run: Run, server: An
     code, _, err = run("model", "pull", "nothing")
     assert code == 1
     assert "undersong model list" in err
+
+
+@pytest.mark.parametrize("name", ["heart@", "heart:", "@champion", ":1"])
+def test_half_a_reference_names_no_version(run: Run, name: str) -> None:
+    code, _, err = run("model", "pull", name)
+    assert (code, "names no version" in err) == (1, True), err
 
 
 def test_a_job_is_pulled_by_its_last_version(run: Run, server: Any) -> None:

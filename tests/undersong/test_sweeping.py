@@ -3,7 +3,8 @@
 import pytest
 
 from undersong.errors import UndersongError
-from undersong.sweeping import drawn, grid, varied
+from undersong.services.coordinator.domain import sweeps
+from undersong.sweeping import MOST, drawn, grid, varied
 
 
 def test_a_grid_has_every_combination() -> None:
@@ -51,3 +52,12 @@ def test_what_is_no_variation_is_refused(settings: list[str], said: str) -> None
 def test_a_range_has_no_grid() -> None:
     with pytest.raises(UndersongError, match="a range"):
         grid(varied(["a=1..2"]))
+
+
+def test_more_jobs_than_a_sweep_has_are_refused_before_they_are_made() -> None:
+    assert MOST == sweeps.MOST
+    many = ",".join(map(str, range(1000)))
+    with pytest.raises(UndersongError, match="at most 200 jobs"):
+        grid(varied([f"{name}={many}" for name in "abcdefgh"]))
+    with pytest.raises(UndersongError, match="at most 200 jobs"):
+        drawn(varied(["a=0.1..0.2"]), 10**12, 0)

@@ -4,7 +4,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -163,12 +163,23 @@ def complain(error: UndersongError) -> None:
     """Print one line for the failure, and one for every fault that the service reported."""
     complaints.print(f"[bold red]error:[/] {escaped(error.message)}", markup=True)
     if isinstance(error, ApiError | RowsError):
-        for path, message in error.errors:
+        for path, message in _together(error.errors):
             complaints.print(f"  {path or '/'}: {message}", markup=False)
     for note in getattr(error, "__notes__", []):
         complaints.print(f"  {note}", markup=False)
     if error.remedy:
         complaints.print(f"[dim]try:[/] {escaped(error.remedy)}", markup=True)
+
+
+def _together(errors: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Return faults, of those that several jobs of a sweep share the first with the number of the others."""
+    jobs: dict[tuple[str, str], list[str]] = {}
+    for path, message in errors:
+        _, changes, rest = path.rpartition("/changes/")
+        place, _, inner = rest.partition("/")
+        jobs.setdefault((inner, message) if changes and place.isdigit() else (path, message), []).append(path)
+    for (_, message), paths in jobs.items():
+        yield paths[0] + (f" and in {len(paths) - 1} more jobs" if len(paths) > 1 else ""), message
 
 
 def escaped(line: str) -> str:

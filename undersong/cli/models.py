@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from undersong.cli import common
 from undersong.cli.lookup import find_pulled, find_version
+from undersong.client import ApiError, Client
 from undersong.client.types import Model, Version
 from undersong.progress import headline
 from undersong.shared.files import check_writable
@@ -145,12 +147,13 @@ def history(name: ModelName, profile: common.ProfileName = None, as_json: common
     with common.connect(profile) as client:
         model = common.find_model(client, name)
         numbers = {version.id: f"version {version.number}" for version in client.versions(model.id)}
+        names = _names_of_people(client)
         columns = {
             "when": lambda one: one.at,
             "alias": lambda one: one.alias,
             "to": lambda one: numbers.get(one.version_id, one.version_id) if one.version_id else "removed",
             "from": lambda one: numbers.get(one.before, one.before),
-            "by": lambda one: one.by,
+            "by": lambda one: names.get(one.by, one.by),
             "reason": lambda one: one.reason,
         }
         empty = f"none yet: undersong model promote {common.quoted(model.name)}"
@@ -182,15 +185,31 @@ def diff(
         common.print_json(told | {"tensors": [each.model_dump(mode="json") for each in moved]})
         return
     for name, (before, after) in metrics.items():
-        common.console.print(f"{name}: {common.text(before)} → {common.text(after)}", markup=False)
+        common.console.print(f"{name}: {_short(before)} → {_short(after)}", markup=False)
     columns = {
         "tensor": lambda one: one.name,
         "shape": lambda one: one.shape,
-        "norm": lambda one: one.norm,
-        "change": lambda one: one.change,
+        "norm": lambda one: _short(one.norm),
+        "change": lambda one: _short(one.change),
         "relative": lambda one: None if one.relative is None else f"{one.relative:.2%}",
     }
     common.show(moved, columns, as_json=False, empty="neither has a tensor")
+
+
+def _short(value: object) -> str:
+    """Return a number with four digits, for people; --json has all."""
+    return f"{value:.4g}" if isinstance(value, float) else common.text(value)
+
+
+def _names_of_people(client: Client) -> dict[str, str]:
+    """Return the names of users by id: all that the caller may know, at least their own."""
+    me = client.me()
+    try:
+        return {user.id: user.name for user in (me, *client.users())}
+    except ApiError as refusal:
+        if refusal.status != HTTPStatus.FORBIDDEN:
+            raise
+        return {me.id: me.name}
 
 
 def _aliases(model: Model, versions: Sequence[Version]) -> str:

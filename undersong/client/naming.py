@@ -41,8 +41,14 @@ def one_named(found: Iterable[N], name: str, noun: str, remedy: str) -> N:
 
 
 def parts_of(name: str) -> tuple[str, str]:
-    """Return a model's name and what follows a colon or @: a number, an alias or an id; empty without one."""
-    model, _, wanted = name.partition("@" if "@" in name else ":")
+    """Return a model's name and what follows a colon or @: a number, an alias or an id; empty without one.
+
+    Raises UndersongError where one of the two is missing.
+    """
+    model, sign, wanted = name.partition("@" if "@" in name else ":")
+    if sign and not (model and wanted):
+        remedy = f"MODEL{sign}ALIAS, MODEL{sign}NUMBER, or the model's name alone for its newest version"
+        raise UndersongError(f"{name!r} names no version", remedy=remedy)
     return model, wanted
 
 
