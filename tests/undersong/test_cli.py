@@ -252,7 +252,9 @@ def test_an_unknown_model_names_the_command_that_lists_them(run: Run, server: An
 
 
 @pytest.mark.parametrize("name", ["heart@", "heart:", "@champion", ":1"])
-def test_half_a_reference_names_no_version(run: Run, name: str) -> None:
+def test_half_a_reference_names_no_version(run: Run, server: Any, name: str) -> None:
+    for path in ("/v1/models", "/v1/jobs"):
+        server.say(f"GET {path}", {"items": [], "next": None})
     code, _, err = run("model", "pull", name)
     assert (code, "names no version" in err) == (1, True), err
 

@@ -72,7 +72,7 @@ def find_pulled(client: Client, name: str, version: str = "") -> tuple[Model, Ve
 
 def _only_a_job(client: Client, name: str) -> bool:
     """Return whether a job is called so, and no model."""
-    model_name = name.partition(":")[0]
+    model_name = name.partition("@" if "@" in name else ":")[0]
     known = any(model_name in (model.id, model.name) for model in client.models())
     return not known and any(job.name == name for job in client.jobs())
 

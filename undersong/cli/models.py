@@ -205,7 +205,7 @@ def _names_of_people(client: Client) -> dict[str, str]:
     """Return the names of users by id: all that the caller may know, at least their own."""
     me = client.me()
     try:
-        return {user.id: user.name for user in (me, *client.users())}
+        return {user.id: user.name for user in client.users()}
     except ApiError as refusal:
         if refusal.status != HTTPStatus.FORBIDDEN:
             raise

@@ -60,6 +60,8 @@ class User(Answer):
 class Me(Answer):
     """Who the present token belongs to."""
 
+    id: str = ""
+    name: str = ""
     roles: list[dict[str, Any]] = Field(default_factory=list)
 
 
