@@ -21,6 +21,8 @@ common = CommonTables(Base.metadata)
 class RoundRow(Base):
     """One round. `got` counts contributions that stand; `fence` grows with every worker that takes the round.
 
+    `folded`: how many of them were in the sum of the worker that holds the round when it last renewed its lease.
+
     `step` is the present step of an engine of several steps (null for the others), `step_missing` the number of sites
     that it waits for.
     """
@@ -53,6 +55,7 @@ class RoundRow(Base):
     min_cohort: Mapped[int]
     target: Mapped[int]
     got: Mapped[int]
+    folded: Mapped[int] = mapped_column(server_default="0")
     rejected: Mapped[int]
     length: Mapped[int | None] = mapped_column(BigInteger)
     layout: Mapped[str | None] = mapped_column(String(64))

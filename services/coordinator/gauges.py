@@ -16,6 +16,7 @@ from undersong.shared.telemetry.metrics import (
     ROUND_OVERDUE_SECONDS,
     SITES,
     SITES_ONLINE,
+    TASKS_UNLEASED,
     THIN_ROUNDS,
 )
 
@@ -33,7 +34,7 @@ class Gauges:
         self._database, self._lease = database, timing.lease
 
     async def rounds(self) -> int:
-        """Ages of rounds, and dead tasks."""
+        """Set the ages of rounds, and how many tasks are dead or wait for a lease."""
 
         async def work(tx: Transaction) -> None:
             rounds, now = RoundRepository(tx), await tx.now()
@@ -42,6 +43,7 @@ class Gauges:
                 ROUND_AGE_SECONDS.labels(str(phase)).set((now - oldest.get(phase, now)).total_seconds())
             ROUND_OVERDUE_SECONDS.set(max(0.0, (now - (deadline or now)).total_seconds()))
             DEAD_TASKS.set(await TaskRepository(tx).dead())
+            TASKS_UNLEASED.set(await TaskRepository(tx).unleased(now - SILENT))
 
         await self._database.read("gauges.rounds", work)
         return 0

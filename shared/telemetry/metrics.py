@@ -48,6 +48,10 @@ THIN_ROUNDS = Gauge(
     "How many of the last three rounds lost sites and ended with less than a fifth above the fewest they needed.",
 )
 UPDATES = Counter("fl_updates", "Updates by what became of them.", ["result"])
+UPDATES_UNFOLDED = Gauge(
+    "fl_updates_unfolded",
+    "Updates that are stored and in no worker's sum yet, in SQL: what aggregator workers are scaled by.",
+)
 PARTS = Counter(
     "fl_parts", "Parts of rounds that several aggregator workers share, by what became of them.", ["result"]
 )
@@ -60,6 +64,10 @@ RECEIPTS_UNCOUNTED = Gauge(
     "Updates of published rounds that were acknowledged and are missing from the sum; always 0.",
 )
 STRAGGLERS = Counter("fl_stragglers", "Sites that were asked and did not answer before the deadline.")
+TASKS_UNLEASED = Gauge(
+    "fl_tasks_unleased",
+    "Open tasks of rounds that collect which their site, heard lately and without another task, has not leased.",
+)
 TASKS_ENDED = Counter("fl_tasks_ended", "Tasks that ended.", ["state"])
 TASK_ATTEMPTS = Histogram("fl_task_attempts", "Attempts per finished task.", buckets=(1, 2, 3, 4, 5))
 DEAD_TASKS = Gauge("fl_dead_tasks", "Tasks that used up their attempts and await an operator's decision.")

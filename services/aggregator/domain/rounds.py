@@ -48,6 +48,8 @@ class Phase(StrEnum):
 
 _TERMINAL: Final = frozenset({Phase.PUBLISHED, Phase.FAILED, Phase.CANCELLED})
 OPEN_PHASES: Final = tuple(phase for phase in Phase if phase not in _TERMINAL)
+SUMMING_PHASES: Final = (Phase.COLLECTING, Phase.FROZEN, Phase.AGGREGATING)
+"""Phases in which updates are folded, before the sum is opened."""
 
 
 class Reason(StrEnum):

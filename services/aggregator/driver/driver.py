@@ -352,7 +352,8 @@ class RoundDriver:
         if monotonic() < hold.renew_at:
             return
         if not await self._database.run(
-            "round.renew", lambda tx: RoundRepository(tx).renew(hold.round_id, hold.fence, self._lease)
+            "round.renew",
+            lambda tx: RoundRepository(tx).renew(hold.round_id, hold.fence, self._lease, len(hold.folding.folded)),
         ):
             raise RoundLost("another worker has claimed the round")
         hold.renew_at = self._renewal()

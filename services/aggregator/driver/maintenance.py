@@ -16,7 +16,12 @@ from undersong.shared.clock import monotonic
 from undersong.shared.database import Database, Transaction
 from undersong.shared.ids import Digest, RoundId
 from undersong.shared.queues import Event
-from undersong.shared.telemetry.metrics import RECEIPTS_UNCOUNTED, ROUND_AGE_SECONDS, ROUND_OVERDUE_SECONDS
+from undersong.shared.telemetry.metrics import (
+    RECEIPTS_UNCOUNTED,
+    ROUND_AGE_SECONDS,
+    ROUND_OVERDUE_SECONDS,
+    UPDATES_UNFOLDED,
+)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -94,11 +99,12 @@ class RoundMaintenance:
         return count
 
     async def measure(self) -> int:
-        """Set the age of the oldest round of each phase."""
+        """Set the age of the oldest round of each phase, and how many updates wait to be folded."""
 
         async def work(tx: Transaction) -> None:
             oldest, now = await RoundRepository(tx).oldest(), await tx.now()
             ROUND_AGE_SECONDS.clear()
+            UPDATES_UNFOLDED.set(await RoundRepository(tx).unfolded())
             ROUND_OVERDUE_SECONDS.set(
                 max(0.0, (now - (await RoundRepository(tx).earliest_deadline() or now)).total_seconds())
             )

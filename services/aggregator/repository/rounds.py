@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from undersong.services.aggregator.domain.refusals import RoundUnknown
-from undersong.services.aggregator.domain.rounds import OPEN_PHASES, Form, Move, Phase
+from undersong.services.aggregator.domain.rounds import OPEN_PHASES, SUMMING_PHASES, Form, Move, Phase
 from undersong.services.aggregator.domain.steps import OPENED
 from undersong.services.aggregator.repository.rows import (
     Intent,
@@ -137,21 +137,22 @@ class RoundRepository:
         query = (
             update(RoundRow)
             .where(RoundRow.id == round_id, RoundRow.phase.in_(OPEN_PHASES), free)
-            .values(worker_id=worker_id, worker_until=now + lease, fence=RoundRow.fence + 1)
+            .values(worker_id=worker_id, worker_until=now + lease, fence=RoundRow.fence + 1, folded=0)
             .returning(RoundRow)
         )
         row = await self._session.scalar(query, execution_options=_FRESH)
         return None if row is None else stored_of(row)
 
-    async def renew(self, round_id: RoundId, fence: int, lease: timedelta) -> bool:
-        """Hold the round for longer; False when it is another's."""
-        return await self._held(round_id, fence, worker_until=await self.tx.now() + lease)
+    async def renew(self, round_id: RoundId, fence: int, lease: timedelta, folded: int) -> bool:
+        """Hold the round for longer, and note how many updates are in its sum; False when it is another's."""
+        return await self._held(round_id, fence, worker_until=await self.tx.now() + lease, folded=folded)
 
     async def release(self, round_id: RoundId, fence: int, *, rest: timedelta, failed: bool) -> bool:
         """Release the round, which no worker claims again before it has rested (longer with every failure)."""
         values: dict[str, Any] = {"failures": RoundRow.failures + 1} if failed else {}
         check_at = await self.tx.now() + rest
-        return await self._held(round_id, fence, worker_id=None, worker_until=None, next_check_at=check_at, **values)
+        values |= {"worker_id": None, "worker_until": None, "folded": 0}
+        return await self._held(round_id, fence, next_check_at=check_at, **values)
 
     async def _held(self, round_id: RoundId, fence: int, **values: Any) -> bool:
         query = update(RoundRow).where(RoundRow.id == round_id, RoundRow.fence == fence).values(**values)
@@ -203,6 +204,12 @@ class RoundRepository:
             select(func.min(until)).where(RoundRow.phase.in_(OPEN_PHASES))
         )
         return found
+
+    async def unfolded(self) -> int:
+        """Return how many updates are stored and in no holder's sum yet, over the rounds whose sum is not opened."""
+        missing = case((RoundRow.got > RoundRow.folded, RoundRow.got - RoundRow.folded), else_=0)
+        query = select(func.coalesce(func.sum(missing), 0)).where(RoundRow.phase.in_(SUMMING_PHASES))
+        return int(await self._session.scalar(query) or 0)
 
     async def uncounted(self, since: datetime) -> int:
         """By how many the receipts that stand and the updates that were summed differ, in rounds published since."""

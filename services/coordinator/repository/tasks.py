@@ -16,7 +16,7 @@ from undersong.services.coordinator.domain.rounds import Phase
 from undersong.services.coordinator.domain.tasks import DEALER_AT_FAULT, MAX_ATTEMPTS, OUTSTANDING, SiteTask, TaskState
 from undersong.services.coordinator.repository import Overtaken
 from undersong.services.coordinator.tables import JobRow, RoundRow, SiteRow, TaskRow
-from undersong.shared.database import Page, Transaction, page
+from undersong.shared.database import Page, Transaction, UtcDateTime, page
 from undersong.shared.errors import no_such
 from undersong.shared.ids import Digest, JobId, RoundId, SiteId, TaskId
 from undersong.shared.wire.manifest import RoundKind
@@ -234,6 +234,10 @@ class TaskRepository:
         query = query.group_by(_TASKS.c.state)
         return {str(state): count for state, count in await self._session.execute(query)}
 
+    async def unleased(self, since: datetime) -> int:
+        """Return how many open tasks a site could lease at once: heard since the moment, and without another lease."""
+        return await self._session.scalar(_UNLEASED, {"since": since}) or 0
+
     async def dead(self) -> int:
         """Return how many tasks used up their attempts."""
         query = select(func.count()).select_from(TaskRow).where(TaskRow.state == TaskState.DEAD)
@@ -270,6 +274,20 @@ _NEXT_FOR = (
         _ROUNDS.c.closing.is_(False),
     )
     .order_by(_TASKS.c.id)
+)
+_HELD = _TASKS.alias("held")
+_UNLEASED = (
+    select(func.count())
+    .select_from(_TASKS)
+    .join(_ROUNDS, _ROUNDS.c.id == _TASKS.c.round_id)
+    .join(_SITES, _SITES.c.id == _TASKS.c.site_id)
+    .where(
+        _TASKS.c.state == TaskState.OPEN,
+        _ROUNDS.c.phase == Phase.COLLECTING,
+        _ROUNDS.c.closing.is_(False),
+        _SITES.c.last_seen_at >= bindparam("since", type_=UtcDateTime()),
+        ~select(_HELD.c.id).where(_HELD.c.site_id == _TASKS.c.site_id, _HELD.c.state == TaskState.LEASED).exists(),
+    )
 )
 _PARTICIPATION = (
     select(

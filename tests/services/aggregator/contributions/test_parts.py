@@ -138,7 +138,7 @@ class SharedRound:
     async def renew(self) -> None:
         fence = self.shared.holder.fence
         lease = timedelta(seconds=LEASE_S)
-        assert await self.database.run("renew", lambda tx: RoundRepository(tx).renew(self.round_id, fence, lease))
+        assert await self.database.run("renew", lambda tx: RoundRepository(tx).renew(self.round_id, fence, lease, 0))
 
     async def pass_lease(self) -> None:
         """Every claim on a part runs out; the holder renews its own."""
