@@ -65,6 +65,9 @@ class ApiError(UndersongError):
 
 
 REMEDIES = {
+    "same-person": "have another person of the role run the same command with a token of their own",
+    "scope-missing": "use a token for this, or one without scopes: `undersong token create NAME --scope …`",
+    "not-oneself": "ask another administrator of all federations",
     "401": "check the token: `undersong doctor`, or `undersong login` with a fresh one",
     "403": "ask an administrator for the role that this needs (`undersong token create --role …`)",
     "503": "the service is waiting for its database or Redis: `undersong doctor` shows which",
