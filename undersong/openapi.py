@@ -6,10 +6,13 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from fastapi import FastAPI
 
 from undersong.local.layout import HELPER, SERVICES, package_of, settings_of
+
+DESCRIBED: Final = (*SERVICES, HELPER, "inference")
 
 
 def document(service: str) -> str:
@@ -32,9 +35,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    drifted = [
-        service for service in (*SERVICES, HELPER) if not _handle(service, arguments.folder, check=arguments.check)
-    ]
+    drifted = [service for service in DESCRIBED if not _handle(service, arguments.folder, check=arguments.check)]
     if drifted:
         sys.stderr.write(f"OpenAPI files differ from the code: {', '.join(drifted)}; run `make openapi`\n")
         sys.exit(1)

@@ -129,6 +129,17 @@ CERTIFICATE_SECONDS = Gauge("fl_certificate_expiry_seconds", "Time until a certi
 CERTIFICATE_LIFE_RATIO = Gauge("fl_certificate_life_ratio", "What is left of a certificate's life.", ["kind"])
 TLS_CERTIFICATE_SECONDS = Gauge("fl_tls_certificate_expiry_seconds", "Time until this server's TLS certificate ends.")
 
+# Predictions
+
+INFERENCE_ROWS = Counter("fl_inference_rows", "Rows of requests for predictions, by what became of them.", ["outcome"])
+INFERENCE_BATCH_ROWS = Histogram(
+    "fl_inference_batch_rows", "Rows that were predicted together.", buckets=tuple(4**power for power in range(8))
+)
+INFERENCE_BATCH_SECONDS = Histogram(
+    "fl_inference_batch_duration_seconds", "Time to predict a batch.", buckets=_SHORT_SECONDS
+)
+INFERENCE_QUEUED_ROWS = Gauge("fl_inference_queued_rows", "Rows that wait for a prediction.")
+
 # Disks and backups
 
 DISK_FREE_BYTES = Gauge("fl_disk_free_bytes", "Free bytes where the service keeps its data.", ["volume"])

@@ -7,12 +7,12 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from undersong.shared.errors import Refusal
-from undersong.shared.web.settings import ServiceSettings
+from undersong.shared.web.settings import EdgeSettings, ServiceSettings
 
 _NO_SCHEMA = ("no such table", "no such column", "UndefinedTable", "UndefinedColumn")
 
 
-def explained(error: Exception, settings: ServiceSettings, migrate: str) -> str | None:
+def explained(error: Exception, settings: EdgeSettings, migrate: str) -> str | None:
     """Return what happened and what to do, in one line; None for what is a mistake of ours.
 
     `migrate` is the command that brings the schema up to date.
@@ -23,13 +23,15 @@ def explained(error: Exception, settings: ServiceSettings, migrate: str) -> str 
             return _about_database(error, prefix, migrate)
         case CommandError():
             return f"the database's schema is not of this release: {error}; install the release that made it"
+        case Refusal() if not isinstance(settings, ServiceSettings):
+            return error.detail
         case Refusal():
             return f"{error.detail} Look at {prefix}DATABASE_URL and at the service's log."
         case httpx.TransportError():
             return f"another service cannot be reached ({type(error).__name__}); look at {prefix}KEYS_URL"
         case OSError(filename=str() | Path()):
             return f"{error.filename}: {error.strerror}; name another path, or correct the owner and rights of this one"
-        case ValueError() if str(error).startswith(str(settings.seal_key)):
+        case ValueError() if isinstance(settings, ServiceSettings) and str(error).startswith(str(settings.seal_key)):
             return f"{error}; correct {prefix}SEAL_KEY_FILE or restore the file from its backup"
     return None
 

@@ -20,7 +20,7 @@ from undersong.shared.telemetry.traces import configure_tracing
 from undersong.shared.web.failures import explained
 from undersong.shared.web.rotation import new_seal_key, rotate_identity
 from undersong.shared.web.server import EXIT_BAD_USE, serve
-from undersong.shared.web.settings import S, load_settings
+from undersong.shared.web.settings import S, ServiceSettings, load_settings
 
 Action = Callable[[S], None]
 
@@ -83,21 +83,26 @@ class Program(Generic[S]):
         own = self.commands.get(command)
         if out is not None:
             check_writable(out / "any-file")
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        if command == "migrate" or settings.migrate_on_start or (own is not None and own.migrates):
-            revision = migrate(settings.database, self.package or self.name)
-            if command == "migrate":
-                sys.stdout.write(f"schema {revision}\n")
+        if isinstance(settings, ServiceSettings):
+            self._prepare(settings, command, migrates=own is not None and own.migrates)
         if command == "api":
             self._serve(settings)
         elif command == "worker" and self.run_worker is not None:
-            if settings.worker_metrics_port is not None:
-                serve_metrics(settings.worker_metrics_port, settings.host)
             worker_loop(self.run_worker(settings))
         elif own is not None and own.run is not None:
             own.run(settings)
         elif own is not None and own.writes is not None and out is not None:
             own.writes(settings, out)
+
+    def _prepare(self, settings: ServiceSettings, command: str, *, migrates: bool) -> None:
+        """Make the service's folder, bring its schema up to date where that is due, and offer a worker's metrics."""
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        if command == "migrate" or settings.migrate_on_start or migrates:
+            revision = migrate(settings.database, self.package or self.name)
+            if command == "migrate":
+                sys.stdout.write(f"schema {revision}\n")
+        if command == "worker" and settings.worker_metrics_port is not None:
+            serve_metrics(settings.worker_metrics_port, settings.host)
 
     def _serve(self, settings: S) -> None:
         serve(
@@ -112,9 +117,10 @@ class Program(Generic[S]):
     def listed(self) -> list[tuple[str, str, bool]]:
         """Return every command with its help, and whether it writes files (--out)."""
         worker = [("worker", "run the background work", False)] if self.run_worker is not None else []
-        migrates = ("migrate", "bring the database's schema up to date; safe when several start at once", False)
+        schema = ("migrate", "bring the database's schema up to date; safe when several start at once", False)
+        migrates = [schema] if issubclass(self.settings, ServiceSettings) else []
         own = [(name, command.help, command.writes is not None) for name, command in self.commands.items()]
-        return [("api", "serve HTTP", False), *worker, migrates, *own]
+        return [("api", "serve HTTP", False), *worker, *migrates, *own]
 
     def _parser(self, prog: str, epilog: str) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=prog, description=f"The {self.name} service.", epilog=epilog)

@@ -19,7 +19,7 @@ from undersong.shared.web.limits import Limits
 
 _SECRETS: Final = Path("/run/secrets")
 _BAD_CONFIGURATION: Final = 2
-S = TypeVar("S", bound="ServiceSettings")
+S = TypeVar("S", bound="EdgeSettings")
 
 
 def settings_config(service: str) -> SettingsConfigDict:
@@ -33,48 +33,16 @@ def settings_config(service: str) -> SettingsConfigDict:
     )
 
 
-class ServiceSettings(BaseSettings):
-    """Common to the four services."""
+class EdgeSettings(BaseSettings):
+    """Common to every process that answers HTTP requests."""
 
-    database_url: SecretStr = Field(
-        SecretStr(""),
-        description="Address of the database (postgresql+psycopg://…); empty: SQLite in `data_dir`, for a platform on "
-        "one machine",
-    )
-    redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address of Redis, through which processes of the service tell each other of events",
-    )
-    data_dir: Path = Field(
-        Path("data"), description="Folder of the identity and of what is not elsewhere by another setting"
-    )
     host: str = Field("127.0.0.1", description="Address that is listened on; 0.0.0.0 for every one")
     port: int = Field(0, description="Port that is listened on")
-    keys_url: str = Field("http://127.0.0.1:7003", description="Base address of the keys service")
-    coordinator_url: str = Field("http://127.0.0.1:7001", description="Base address of the coordinator")
-    aggregator_url: str = Field("http://127.0.0.1:7002", description="Base address of the aggregator")
-    registry_url: str = Field("http://127.0.0.1:7004", description="Base address of the registry")
-    public_url: str | None = Field(
-        None, description="Base address by which others reach this service, where a proxy is in front of it"
-    )
-    enrol_token_file: Path | None = Field(None, description="File of the single-use token for the first certificate")
     tls_file: Path | None = Field(
         None, description="Key and certificate for HTTPS in one PEM file, read again when it changes; none: plain HTTP"
     )
-    ca_file: Path | None = Field(
-        None, description="PEM file of the authorities that are trusted behind https addresses; none: the system's"
-    )
-    seal_key_file: Path | None = Field(
-        None, description="Key file for secrets at rest; none: `seal.key` in `data_dir`, created at the first start"
-    )
     otel_endpoint: str | None = Field(
         None, description="Where spans go: http://collector:4318 (OTLP), or file:/folder; none: nowhere"
-    )
-    worker_metrics_port: int | None = Field(
-        None, description="Port on which a worker, which has no API, offers /metrics; none: no metrics of workers"
-    )
-    migrate_on_start: bool = Field(
-        False, description="Whether the database's schema is brought up to date at the start"
     )
     rate_per_s: float = Field(
         100.0, ge=0, description="Requests in a second of one site or one person's token; 0: no limit"
@@ -95,6 +63,64 @@ class ServiceSettings(BaseSettings):
     log_json: bool = Field(True, description="Whether log lines are JSON; else text for a terminal")
 
     @property
+    def limits(self) -> Limits:
+        """What one API process allows its callers."""
+        return Limits(
+            rate_per_s=self.rate_per_s,
+            burst=self.rate_burst,
+            anonymous_rate_per_s=self.anonymous_rate_per_s,
+            anonymous_burst=self.anonymous_burst,
+            failures_per_s=self.failures_per_s,
+            failure_burst=self.failure_burst,
+            held_bytes=self.held_bytes,
+            requests_at_once=self.requests_at_once,
+        )
+
+    @field_validator("tls_file", "ca_file", check_fields=False)
+    @classmethod
+    def _file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
+
+
+class ServiceSettings(EdgeSettings):
+    """Common to the four services and the helper."""
+
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="Address of the database (postgresql+psycopg://…); empty: SQLite in `data_dir`, for a platform on "
+        "one machine",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Address of Redis, through which processes of the service tell each other of events",
+    )
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the identity and of what is not elsewhere by another setting"
+    )
+    keys_url: str = Field("http://127.0.0.1:7003", description="Base address of the keys service")
+    coordinator_url: str = Field("http://127.0.0.1:7001", description="Base address of the coordinator")
+    aggregator_url: str = Field("http://127.0.0.1:7002", description="Base address of the aggregator")
+    registry_url: str = Field("http://127.0.0.1:7004", description="Base address of the registry")
+    public_url: str | None = Field(
+        None, description="Base address by which others reach this service, where a proxy is in front of it"
+    )
+    enrol_token_file: Path | None = Field(None, description="File of the single-use token for the first certificate")
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that are trusted behind https addresses; none: the system's"
+    )
+    seal_key_file: Path | None = Field(
+        None, description="Key file for secrets at rest; none: `seal.key` in `data_dir`, created at the first start"
+    )
+    worker_metrics_port: int | None = Field(
+        None, description="Port on which a worker, which has no API, offers /metrics; none: no metrics of workers"
+    )
+    migrate_on_start: bool = Field(
+        False, description="Whether the database's schema is brought up to date at the start"
+    )
+
+    @property
     def database(self) -> str:
         """The database URL in clear."""
         return self.database_url.get_secret_value()
@@ -108,20 +134,6 @@ class ServiceSettings(BaseSettings):
     def trust(self) -> ssl.SSLContext | bool:
         """What an HTTP client of this service believes, for its `verify`."""
         return trust(self.ca_file, (self.keys_url, self.coordinator_url, self.aggregator_url, self.registry_url))
-
-    @property
-    def limits(self) -> Limits:
-        """What one API process allows its callers."""
-        return Limits(
-            rate_per_s=self.rate_per_s,
-            burst=self.rate_burst,
-            anonymous_rate_per_s=self.anonymous_rate_per_s,
-            anonymous_burst=self.anonymous_burst,
-            failures_per_s=self.failures_per_s,
-            failure_burst=self.failure_burst,
-            held_bytes=self.held_bytes,
-            requests_at_once=self.requests_at_once,
-        )
 
     @property
     def identity_dir(self) -> Path:
@@ -146,13 +158,6 @@ class ServiceSettings(BaseSettings):
             folder = Path(values.get("data_dir") or cls.model_fields["data_dir"].default)
             values["database_url"] = f"sqlite+aiosqlite:///{folder.absolute() / name}.sqlite"
         return values
-
-    @field_validator("tls_file", "ca_file")
-    @classmethod
-    def _file_is_there(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        return path
 
     @model_validator(mode="after")
     def _plain_urls(self) -> Self:

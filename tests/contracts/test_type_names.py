@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT = Path(__file__).parents[2]
-SERVICES: Final = ("agent", "aggregator", "coordinator", "keys", "registry")
+SERVICES: Final = ("agent", "aggregator", "coordinator", "inference", "keys", "registry")
 COMMON: Final = ("shared/", "recipes/")
 EXCEPTIONS: Final = {
     "Base": "SQLAlchemy's declarative base of a schema: of the keys service and of its helper",

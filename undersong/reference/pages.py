@@ -19,6 +19,7 @@ from undersong.services.agent.settings import AgentSettings
 from undersong.services.aggregator.settings import AggregatorSettings
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.settings import CoordinatorSettings
+from undersong.services.inference.settings import InferenceSettings
 from undersong.services.keys.helper.settings import HelperSettings
 from undersong.services.keys.settings import KeysSettings
 from undersong.services.registry.settings import RegistrySettings
@@ -27,16 +28,17 @@ from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.telemetry import metrics as telemetry
 from undersong.shared.transparency.datamap import DataMap
 from undersong.shared.transparency.datasheet import SignedDatasheet
-from undersong.shared.web.settings import ServiceSettings
+from undersong.shared.web.settings import EdgeSettings, ServiceSettings
 from undersong.shared.wire.profiles import RecipeSpec
 
 DOCUMENTS: Final = (JobSpec, StatisticsSpec, DatasetEntry, PolicyFile, AgentSettings)
-SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
+SETTINGS: Final[Mapping[str, type[EdgeSettings]]] = {
     "coordinator": CoordinatorSettings,
     "aggregator": AggregatorSettings,
     "keys": KeysSettings,
     "helper": HelperSettings,
     "registry": RegistrySettings,
+    "inference": InferenceSettings,
 }
 TRAINING: Final = ("tabular", "image", "series", "text", "trees")
 _CLI: Final = """\
@@ -189,12 +191,21 @@ def settings() -> str:
         _settings("<SERVICE>_", ServiceSettings, [name for name in common if name != "port"]),
     ]
     for name, form in SETTINGS.items():
-        own = [field for field in form.model_fields if field not in common or field == "port"]
-        parts += [f"## The {name}{' service' if name == 'keys' else ''}\n", _settings(f"{name.upper()}_", form, own)]
+        own = [field for field in form.model_fields if field not in common or _differs(form, field)]
+        parts += [f"## The {name}{' service' if name in ('keys', 'inference') else ''}\n"]
+        if not issubclass(form, ServiceSettings):
+            shared = ", ".join(f"`{field.upper()}`" for field in form.model_fields if field not in own)
+            parts += [f"It has no database and calls no service. Of the settings above it takes {shared}.\n"]
+        parts += [_settings(f"{name.upper()}_", form, own)]
     return "\n".join(parts)
 
 
-def _settings(prefix: str, form: type[ServiceSettings], names: list[str]) -> str:
+def _differs(form: type[EdgeSettings], field: str) -> bool:
+    """Return whether a setting that every service has is another one here."""
+    return field == "port" or form.model_fields[field].default != ServiceSettings.model_fields[field].default
+
+
+def _settings(prefix: str, form: type[EdgeSettings], names: list[str]) -> str:
     pages, schema = Pages(form.model_json_schema()), form.model_json_schema()["properties"]
     rows = [
         (
@@ -208,7 +219,7 @@ def _settings(prefix: str, form: type[ServiceSettings], names: list[str]) -> str
     return table(("variable", "values", "default", "meaning"), rows)
 
 
-def _default(form: type[ServiceSettings], name: str) -> str:
+def _default(form: type[EdgeSettings], name: str) -> str:
     default = form.model_fields[name].default
     if default is PydanticUndefined:
         return "required"

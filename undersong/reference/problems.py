@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from undersong.local.layout import HELPER, SERVICES
-from undersong.openapi import application
+from undersong.openapi import DESCRIBED, application
 from undersong.reference.tables import plain, table
 from undersong.shared.errors import Refusal
 
@@ -73,7 +72,7 @@ def _given() -> Mapping[str, Mapping[str, set[str]]]:
     """Return the operations of all services by the reasons that they declare, and by what each means there."""
     given: dict[str, dict[str, set[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for service in (*SERVICES, HELPER):
+        for service in DESCRIBED:
             for name, operation in _operations(application(service, Path(scratch)).openapi()):
                 for reason, meaning in _reasons(operation):
                     given.setdefault(reason, {}).setdefault(meaning, set()).add(f"{service} {name}")

@@ -1,0 +1,1 @@
+"""The inference service: predictions of one verified model version over REST."""

@@ -1,0 +1,1 @@
+"""What rows must look like, and what is counted of them. Pure."""
