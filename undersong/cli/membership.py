@@ -175,7 +175,7 @@ def changes(
     columns = {
         "when": lambda each: f"{each.at:%Y-%m-%d %H:%M:%S}",
         "who": lambda each: each.actor,
-        "what": lambda each: each.action,
+        "what": lambda each: " ".join(filter(None, (each.action, each.data.get("what")))),
         "of": lambda each: each.data.get("name", each.subject),
         "id": lambda each: each.subject,
     }

@@ -12,14 +12,14 @@ from undersong.services.coordinator.dashboard.member_view import SiteAct
 from undersong.services.coordinator.dashboard.paging import PageNumber, part_of
 from undersong.services.coordinator.dashboard.rendering import HEADERS
 from undersong.services.coordinator.dashboard.visits import PageRoute, Visit, Visitor
-from undersong.services.coordinator.domain.parts import Name
+from undersong.services.coordinator.domain.parts import NewName
 from undersong.services.coordinator.views.members import SiteView
 from undersong.services.coordinator.views.membership import NewInvitationView
 from undersong.shared.errors import Invalid
 
 router = APIRouter(route_class=PageRoute)
 SITES_SHOWN: Final = 50
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
+_NAME: TypeAdapter[str] = TypeAdapter(NewName)
 _TOKEN: TypeAdapter[str] = TypeAdapter(Annotated[str, StringConstraints(pattern=r"^use_[A-Za-z0-9_-]{20,100}$")])
 
 
@@ -43,9 +43,11 @@ async def invite_new_site(request: Request, visitor: Visitor) -> Response:
     """Make a site and show its enrolment token, this once."""
     form = await _checked(request, visitor)
     try:
-        name, owner = _NAME.validate_python(form.get("name", "").strip()), form.get("owner", "").strip()[:200]
+        name = _NAME.validate_python(form.get("name", "").strip())
+        owner = _NAME.validate_python(form.get("owner", "").strip() or name)
     except ValidationError as error:
-        raise Invalid("A site has a name of 1 to 200 letters.") from error
+        said = "; ".join(str(each["msg"]) for each in error.errors())
+        raise Invalid(f"A site and its owner have names of 1 to 200 letters: {said}") from error
     return _invited(visitor, *await visitor.view.members.invite_new(form.get("federation", "")[:64], name, owner))
 
 

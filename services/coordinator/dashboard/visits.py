@@ -3,17 +3,20 @@
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from undersong.services.coordinator.dashboard import session
 from undersong.services.coordinator.dashboard.rendering import HEADERS, page
 from undersong.services.coordinator.dashboard.view_model import Dashboard, ViewModel, dashboard_of
-from undersong.shared.errors import Refusal
+from undersong.shared.errors import Invalid, Refusal
+
+_FAULTS: Final = 5  # of an address, on the page that says so
 
 
 class SignedOut(Exception):
@@ -32,11 +35,18 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except SignedOut:
                 return _to_sign_in(request)
+            except RequestValidationError as error:
+                said = "; ".join(f"{each['loc'][-1]}: {each['msg']}" for each in error.errors()[:_FAULTS])
+                return _message(Invalid(said))
             except Refusal as refusal:
-                title, detail = refusal.title(), refusal.detail
-                return page("message.html", refusal.status, {"title": title, "detail": detail, "back": session.PATH})
+                return _message(refusal)
 
         return answer
+
+
+def _message(refusal: Refusal) -> Response:
+    told = {"title": refusal.title(), "detail": refusal.detail, "back": session.PATH}
+    return page("message.html", refusal.status, told)
 
 
 Board = Annotated[Dashboard, Depends(dashboard_of)]

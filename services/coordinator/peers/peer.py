@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from undersong.shared.errors import Conflict, NotFound, Unavailable
 from undersong.shared.telemetry.traces import current_trace
 
+_FAULTS: Final = 5  # of a request that another service refused, in the refusal's words
 _AWAY: Final = frozenset({429, 500, 502, 503, 504, 507})
 
 
@@ -75,7 +76,14 @@ class Peer:
         if response.is_success:
             return answer
         reason = str(answer.get("type", response.status_code)).rpartition(":")[2]
-        detail = f"The {self._name} refused ({reason}): {answer.get('detail', '')}"
+        detail = f"The {self._name} refused ({reason}): {answer.get('detail', '')}{_faults(answer)}"
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(detail)
         raise PartyRefused(detail, reason=reason, invalid=response.status_code == httpx.codes.UNPROCESSABLE_ENTITY)
+
+
+def _faults(answer: Mapping[str, Any]) -> str:
+    """Return what is wrong with which field, where a problem document says so."""
+    found = answer.get("errors")
+    errors = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    return "".join(f"; {each.get('path', '')}: {each.get('message', '')}" for each in errors[:_FAULTS])

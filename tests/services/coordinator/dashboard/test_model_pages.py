@@ -59,7 +59,9 @@ async def test_two_versions_are_compared(browser: httpx.AsyncClient) -> None:
     assert "+0.2" in page
     assert "/rounds" in page
     assert "undersong model diff ver_1 ver_3" in page
-    assert (await browser.get(f"{MODEL}/comparison?first=x&second=3")).status_code == 422
+    wrong = await browser.get(f"{MODEL}/comparison?first=x&second=3")
+    assert (wrong.status_code, wrong.headers["content-type"]) == (422, "text/html; charset=utf-8")
+    assert "first: " in wrong.text
 
 
 async def test_a_file_comes_under_its_models_name(browser: httpx.AsyncClient) -> None:

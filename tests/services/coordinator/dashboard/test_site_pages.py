@@ -47,6 +47,9 @@ async def test_a_site_is_invited_and_its_kit_fetched(small_world: World, admin: 
     form = {"name": "Nord <i>", "owner": "", "federation": federation}
     assert (await admin.post("/dashboard/sites/invitations", data=form)).status_code == 403, "another site's form"
     assert (await admin.post("/dashboard/sites/invitations", data=form | {"csrf": mark, "name": ""})).status_code == 422
+    for odd in ({"name": "No\u202erd"}, {"owner": "No\u200brd"}, {"name": "site_01m8qt59m4f8xwc3zpvstr20dj"}):
+        answer = await admin.post("/dashboard/sites/invitations", data=form | {"csrf": mark} | odd)
+        assert answer.status_code == 422
     shown = await admin.post("/dashboard/sites/invitations", data=form | {"csrf": mark})
     assert shown.status_code == 200
     assert "Nord &lt;i&gt; is invited" in shown.text
@@ -67,8 +70,9 @@ async def test_a_site_is_invited_and_its_kit_fetched(small_world: World, admin: 
     again = await admin.post(f"/dashboard/sites/{site['id']}/invitations", data={"csrf": mark})
     assert again.status_code == 200
     assert made["token"] not in again.text
-    taken = await admin.post("/dashboard/sites/invitations", data=form | {"csrf": mark})
-    assert taken.status_code == 409
+    for name in (form["name"], "N\u043erd <i>"):
+        taken = await admin.post("/dashboard/sites/invitations", data=form | {"csrf": mark, "name": name})
+        assert taken.status_code == 409
 
 
 async def test_buttons_are_of_those_who_may(small_world: World, admin: httpx.AsyncClient) -> None:
