@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).parent / "client"
-FILES: Final = {"aio.py": "sync.py", "aio_download.py": "sync_download.py"}
+SOURCE, TARGET = HERE / "aio", HERE / "sync"
 _NOTE: Final = '"""{line}\n\nGenerated from `{source}` by `make client`: change that file.\n"""\n'
 _RULES: Final = (
     (r"^import asyncio$", "import time"),
@@ -21,14 +21,14 @@ _RULES: Final = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"(?<!\w)\(await (self\.\w+\((?:[^()]|\([^()]*\))*\))\)", r"\1"),  # brackets that only await needed
     (r"\bawait ", ""),
-    (r"\bAsyncClient\b", "Client"),
+    (r"\bAsync(Client|Connection|\w+Methods)\b", r"\1"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),
     (r"\bAsyncGenerator\[([\w.]+), None\]", r"Generator[\1, None, None]"),
     (r"\bAsyncGenerator\b", "Generator"),
     (r"__a(enter|exit)__", r"__\1__"),
     (r"\baclosing\b", "closing"),
     (r"\ba(close|read|iter_lines|iter_bytes)\(", r"\1("),
-    (r"\baio_", "sync_"),
+    (r"\bundersong\.client\.aio\b", "undersong.client.sync"),
     (r"\bfor (\w+) in (.*):\n +yield \1$", r"yield from \2"),
 )
 
@@ -39,17 +39,13 @@ def translated(source: str, name: str) -> str:
     for pattern, replacement in _RULES:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     line = source.partition("\n")[0].strip('"').replace("asyncio programs", "ordinary programs and the command line")
-    target = FILES[name]
-    text = _ruff(
-        ["check", "--fix-only", "--quiet", "--select", "I,F401,F811"],
-        _NOTE.format(line=line, source=name) + text,
-        target,
-    )
-    return _ruff(["format", "--quiet"], text, target)
+    note = _NOTE.format(line=line, source=f"aio/{name}")
+    text = _ruff(["check", "--fix-only", "--quiet", "--select", "I,F401,F811"], note + text, name)
+    return _ruff(["format", "--quiet"], text, name)
 
 
-def _ruff(command: list[str], text: str, target: str) -> str:
-    ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(HERE / target), "-"]
+def _ruff(command: list[str], text: str, name: str) -> str:
+    ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(TARGET / name), "-"]
     return subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
 
 
@@ -58,13 +54,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    drifted = []
-    for source, target in FILES.items():
-        fresh = translated((HERE / source).read_text("utf-8"), source)
-        if not check:
-            (HERE / target).write_text(fresh, "utf-8")
-        elif fresh != (HERE / target).read_text("utf-8"):
-            drifted.append(target)
+    fresh = {path.name: translated(path.read_text("utf-8"), path.name) for path in sorted(SOURCE.glob("*.py"))}
+    stored = {path.name: path.read_text("utf-8") for path in TARGET.glob("*.py")}
+    drifted = sorted(name for name in fresh.keys() | stored.keys() if fresh.get(name) != stored.get(name))
+    if not check:
+        TARGET.mkdir(exist_ok=True)
+        for name in drifted:
+            if name in fresh:
+                (TARGET / name).write_text(fresh[name], "utf-8")
+            else:
+                (TARGET / name).unlink()
+        return
     if drifted:
         sys.stderr.write(f"The sync client differs from the async one: {', '.join(drifted)}; run `make client`\n")
         sys.exit(1)

@@ -25,9 +25,9 @@ from psycopg import sql
 
 from tests.pace import Deadline
 from tests.simulation.proxy import FAIR, Proxy, Weather
-from undersong.client import calls
 from undersong.client import wire as http_calls
 from undersong.client.calls import Call
+from undersong.client.calls import jobs as job_calls
 from undersong.client.types import Job
 from undersong.errors import UndersongError
 from undersong.local import Platform
@@ -196,7 +196,7 @@ class Arena:
     def submit(self, name: str, *, rounds: int = 2, engine: str = "pairwise", round_s: float = ROUND_S) -> Job:
         """A job of the one-hot recipe, from the version that an earlier job made, so that it begins with training."""
         model = {"name": "places"} | ({"version_id": self.version_id} if self.version_id else {})
-        call = calls.submit_job({
+        call = job_calls.submit_job({
             "name": name, "federation_id": self.platform.federation().id, "model": model,
             "recipe": {"name": "onehot"}, "data": {"dataset": "places"}, "rounds": rounds, "engine": engine,
             "evaluation": {"every": 0}, "deadlines": {"round_s": round_s},

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 from cryptography import x509
 
-from undersong.client import Client, calls
+from undersong.client import Client
+from undersong.client.calls import evidence as calls
 from undersong.client.types import Site
 from undersong.client.wire import client_options
 from undersong.doctor.findings import RENEWAL, Finding, another, guarded, life, one_line, skew, unreachable

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from undersong.client import UndersongError, UnreachableError
-from undersong.client.sync_download import download
+from undersong.client.sync.download import download
 
 BODY = bytes(range(256)) * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()

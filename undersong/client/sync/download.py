@@ -1,6 +1,6 @@
 """A model version as a file: streamed, continued after a cut, and checked by its digest before it appears.
 
-Generated from `aio_download.py` by `make client`: change that file.
+Generated from `aio/download.py` by `make client`: change that file.
 """
 
 import os

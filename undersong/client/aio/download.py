@@ -1,7 +1,4 @@
-"""A model version as a file: streamed, continued after a cut, and checked by its digest before it appears.
-
-`sync_download.py` is generated from this file (`make client`): change this one.
-"""
+"""A model version as a file: streamed, continued after a cut, and checked by its digest before it appears."""
 
 import asyncio
 import os

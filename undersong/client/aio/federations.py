@@ -1,0 +1,74 @@
+"""What the client does with federations and sites."""
+
+from undersong.client import naming
+from undersong.client import types as t
+from undersong.client.aio.connection import AsyncConnection
+from undersong.client.calls import federations as calls
+
+
+class AsyncFederationMethods(AsyncConnection):
+    """Methods about federations and sites."""
+
+    async def create_federation(self, name: str) -> t.Federation:
+        """Create a federation and return it (administrator of all federations)."""
+        return await self.send(calls.create_federation(name))
+
+    async def federations(self) -> list[t.Federation]:
+        """Return every federation that the caller may see, oldest first."""
+        return await self.all(calls.federations)
+
+    async def federation(self, name: str | None = None) -> t.Federation:
+        """Return the federation with this id or name, without one the only federation.
+
+        Raises UndersongError with the near matches where no federation, or not exactly one, fits.
+        """
+        return naming.one_federation(await self.federations(), name)
+
+    async def create_site(self, federation_id: str, name: str, owner: str = "") -> t.Site:
+        """Add a site to a federation; `owner` is the organisation, by default called as the site (administrator)."""
+        return await self.send(calls.create_site(federation_id, name, owner or name))
+
+    async def sites(self, federation_id: str | None = None) -> list[t.Site]:
+        """Return every site of one federation, or of all that the caller may see, oldest first."""
+        return await self.all(lambda after: calls.sites(federation_id, after))
+
+    async def site(self, site_id: str) -> t.Site:
+        """Return one site with its profile."""
+        return await self.send(calls.site(site_id))
+
+    async def compare_data(self, federation_id: str, dataset: str) -> t.Comparison:
+        """Compare how the federation's sites declare a data set."""
+        return await self.send(calls.compare_data(federation_id, dataset))
+
+    async def suspend_site(self, site_id: str) -> None:
+        """Keep a site out of new rounds. Idempotent."""
+        await self.send(calls.suspend_site(site_id))
+
+    async def unsuspend_site(self, site_id: str) -> None:
+        """Let a suspended site take part again. Idempotent."""
+        await self.send(calls.unsuspend_site(site_id))
+
+    async def create_enrolment_token(
+        self, kind: str, name: str, federation_id: str | None = None, expires_in_s: int = 86_400
+    ) -> t.EnrolmentToken:
+        """Create a single-use token with which a site's agent or a service enrols (operator)."""
+        return await self.send(calls.create_enrolment_token(kind, name, federation_id, expires_in_s))
+
+    async def invite_site(self, site_id: str, expires_in_s: int = 86_400) -> t.SiteInvitation:
+        """Make a single-use enrolment token for a site, also for one that lost its key (admin).
+
+        The coordinator asks the keys service for it; where `needs_approval`, an operator approves the site's key.
+        """
+        return await self.send(calls.invite_site(site_id, expires_in_s))
+
+    async def invitations(self, site_id: str | None = None) -> list[t.Invitation]:
+        """Return the invitations of a site or of all, with the keys that wait for approval (operator)."""
+        return await self.all(lambda after: calls.invitations(site_id, after))
+
+    async def approve_invitation(self, invitation_id: str, fingerprint: str) -> t.Invitation:
+        """Approve the key with this fingerprint, which was compared with the site's own (operator). Idempotent."""
+        return await self.send(calls.approve_invitation(invitation_id, fingerprint))
+
+    async def site_certificates(self, site_id: str) -> list[t.SiteCertificate]:
+        """Return a site's certificates with their ends, the last first."""
+        return (await self.send(calls.site_certificates(site_id))).items
