@@ -57,7 +57,7 @@ def render(name: str, more: Mapping[str, Any] | None = None, *, file: str = "min
         document
         for path, text in texts.items()
         if path.endswith(".yaml")
-        for document in yaml.safe_load_all(text)
+        for document in yaml.load_all(text, yaml.CSafeLoader)
         if document
     ]
 

@@ -5,13 +5,12 @@
 import asyncio
 import math
 import secrets
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.charts import of_kind, render
 from tests.deploy.promql import Evaluation, labels
@@ -45,52 +44,53 @@ class Autoscaler:
 
     def __init__(self, process: Start, environment: dict[str, str]) -> None:
         self.process, self.environment, self.spec = process, environment, scaled_object()
-        self.workers: list[tuple[str, AsyncExitStack]] = []
+        self.trigger = self.spec["triggers"][0]["metadata"]
+        self.http = httpx.AsyncClient(timeout=20)
+        self.workers: list[tuple[str, ExitStack]] = []
 
     async def value(self) -> float:
         """The trigger's query over the metrics of all workers; 0 where there are none yet."""
         series = {}
-        async with httpx.AsyncClient(timeout=20) as http:
-            for url, _ in self.workers:
-                for family in text_string_to_metric_families((await http.get(url)).text):
-                    for sample in family.samples:
-                        told = {**sample.labels, "instance": url, "service": "aggregator"}
-                        series[sample.name, labels(**told)] = [sample.value]
-        found = Evaluation(self.spec["triggers"][0]["metadata"]["query"], series, 0).run()
+        for url, _ in self.workers:
+            lines = (await self.http.get(url)).text.splitlines()
+            for name, _, value in (line.partition(" ") for line in lines if line.startswith("fl_updates_")):
+                series[name, labels(instance=url, service="aggregator")] = [float(value)]
+        found = Evaluation(self.trigger["query"], series, 0).run()
         assert isinstance(found, dict)
         return max(found.values(), default=0.0)
 
     async def scale(self) -> int:
         """What the trigger wants now, within the rule's bounds."""
-        wanted = math.ceil(await self.value() / float(self.spec["triggers"][0]["metadata"]["threshold"]))
+        wanted = math.ceil(await self.value() / float(self.trigger["threshold"]))
         wanted = min(max(wanted, self.spec["minReplicaCount"]), self.spec["maxReplicaCount"])
         while len(self.workers) < wanted:
             port = str(free_port())
-            stack = AsyncExitStack()
+            stack = ExitStack()
             stack.enter_context(self.process("worker", {**self.environment, "AGGREGATOR_WORKER_METRICS_PORT": port}))
             self.workers.append((f"http://127.0.0.1:{port}/metrics", stack))
-            await self.started(self.workers[-1][0])
+        for url, _ in self.workers:
+            await self.listens(url)
         while len(self.workers) > wanted:
-            await self.workers.pop()[1].aclose()
+            self.workers.pop()[1].close()
         return wanted
 
-    async def started(self, url: str) -> None:
-        async with httpx.AsyncClient(timeout=20) as http:
-            while True:
-                try:
-                    await http.get(url)
-                except httpx.TransportError:
-                    await asyncio.sleep(0.05)
-                else:
-                    return
+    async def listens(self, url: str) -> None:
+        while True:
+            try:
+                await self.http.get(url)
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+            else:
+                return
 
     async def until(self, value: float) -> None:
         while await self.value() != value:  # noqa: ASYNC110  (the gauge has no event)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
+        await self.http.aclose()
         for _, stack in self.workers:
-            await stack.aclose()
+            stack.close()
 
 
 async def send(outside: Outside, manifest: RoundManifest, public: dict[str, Any], at: int) -> None:
