@@ -11,7 +11,7 @@ JOBS ?= 3
 unexport PYTHONDONTWRITEBYTECODE # some machines set it; every process of the tests would compile all its modules anew
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check site faults fuzz bench e2e pythons lock licences sbom audit clean
+.PHONY: help venv demo up test test-all check lint format types layers openapi openapi-check client client-check docs docs-check dashboards site faults fuzz bench e2e pythons lock licences sbom audit clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ client-check: venv ## fail when the sync client is not what follows from the asy
 
 docs: venv ## write docs/reference/<page>.md from models, settings, parsers and metrics
 	$(BIN)/python -m undersong.reference docs/reference
+
+dashboards: venv ## write deploy/grafana/undersong.json from deploy/dashboards.py
+	$(BIN)/python deploy/dashboards.py
 
 docs-check: venv ## fail when docs/reference differs from the code
 	$(BIN)/python -m undersong.reference docs/reference --check

@@ -1,4 +1,4 @@
-"""Enough of PromQL to try alerts: selectors, rate, increase, quantiles, max, min, sum, arithmetic, comparison, or.
+"""Enough of PromQL to try alerts: selectors, rate, increase, quantiles, max, min, sum, arithmetic, comparison, and, or.
 
 A series is a list of values, one every `STEP_S` seconds. `rate` and `increase` do not extrapolate to the window's ends.
 """
@@ -17,9 +17,9 @@ Value = Vector | float
 Series = Mapping[tuple[str, Labels], Sequence[float]]
 _TOKEN: Final = re.compile(
     r'\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)|(?P<string>"[^"]*")'
-    r"|(?P<range>\[\d+[smh]\])|(?P<op>>=|<=|==|!=|=~|!~|[-+*/(){},<>=]))"
+    r"|(?P<range>\[\d+[smhd]\])|(?P<op>>=|<=|==|!=|=~|!~|[-+*/(){},<>=]))"
 )
-_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": lambda a, b: a > b,
     "<": lambda a, b: a < b,
@@ -72,13 +72,23 @@ class Evaluation:
         return word
 
     def _either(self) -> Value:
-        value = self._comparison()
+        value = self._both()
         while self._peek() == "or":
+            self._take()
+            other = self._both()
+            assert isinstance(value, dict)
+            assert isinstance(other, dict)
+            value = {**other, **value}
+        return value
+
+    def _both(self) -> Value:
+        value = self._comparison()
+        while self._peek() == "and":
             self._take()
             other = self._comparison()
             assert isinstance(value, dict)
             assert isinstance(other, dict)
-            value = {**other, **value}
+            value = {key: found for key, found in value.items() if key in other}
         return value
 
     def _comparison(self) -> Value:

@@ -417,12 +417,27 @@ spec:
     {{- end }}
 {{- end }}
 
+{{/* Alerts, records and the dashboard of deploy/prometheus and deploy/grafana. */}}
 {{- define "undersong.alerts" -}}
+{{- $labels := mergeOverwrite (include "undersong.labels" (dict "root" . "component" "alerts") | fromYaml) .Values.monitoring.labels -}}
+{{- range $file := list "alerts" "recording" }}
 ---
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
-  name: {{ .Chart.Name }}
-  labels: {{- mergeOverwrite (include "undersong.labels" (dict "root" . "component" "alerts") | fromYaml) .Values.monitoring.labels | toYaml | nindent 4 }}
-spec: {{- .Files.Get "files/alerts.yml" | nindent 2 }}
+  name: {{ $.Chart.Name }}-{{ $file }}
+  labels: {{- toYaml $labels | nindent 4 }}
+spec: {{- $.Files.Get (printf "files/prometheus/%s.yml" $file) | nindent 2 }}
+{{- end }}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ .Chart.Name }}-dashboard
+  labels:
+    {{- include "undersong.labels" (dict "root" . "component" "dashboard") | nindent 4 }}
+    grafana_dashboard: "1" # by which the side car of Grafana's chart finds it
+data:
+  undersong.json: |
+    {{- .Files.Get "files/grafana/undersong.json" | nindent 4 }}
 {{- end }}
