@@ -169,7 +169,7 @@ def _stepwise(places: WindowInputs, body: torch.nn.Module, width: int) -> torch.
             self.body, self.head = body, nn.Linear(width + len(places.known), 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            last = self.body(x[:, at].reshape(len(x), steps, -1))[:, -1]
+            last = self.body(x[:, at].reshape(-1, steps, len(at) // steps))[:, -1]
             said: torch.Tensor = self.head(torch.cat([last, x[:, list(places.known)]], dim=1))
             return said
 

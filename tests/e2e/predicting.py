@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.e2e.recipe_sites import COLUMNS, table
 from undersong import cli
@@ -125,6 +127,14 @@ def check_commands(client: Client, job: Job, folder: Path) -> None:
         for name in ("rows.tsv", "rows.parquet", "rows.jsonl"):
             run("predict", offline[0], name, *offline[1:], "--out", "found.parquet")
             assert np.allclose(pd.read_parquet("found.parquet").iloc[:, 1:], said.iloc[:, 1:], rtol=0, atol=1e-7)
+        run("model", "export", *offline, "--format", "torch", "--out", "model.pt2")
+        extra = {"undersong.json": ""}
+        program = torch.export.load("model.pt2", extra_files=extra).module()
+        columns = [column["name"] for column in json.loads(extra["undersong.json"])["columns"]]
+        codes = np.stack([ROWS["a"], ROWS["b"] == "y"], axis=1).astype(np.float64)
+        assert columns == ["a", "b"]
+        with torch.no_grad():
+            assert np.allclose(program(torch.from_numpy(codes)).numpy(), said.iloc[:, 1:], rtol=0, atol=1e-5)
         assert run("predict", offline[0], "rows.csv", *offline[1:]).splitlines()[0] == ",".join(said.columns)
         check_complaints(offline)
 

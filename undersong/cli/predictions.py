@@ -1,10 +1,10 @@
-"""`undersong predict`."""
+"""`undersong predict` and `undersong model export`."""
 
 import os
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -66,6 +66,30 @@ def predict(
         common.print_json({"version_id": found.version_id, "task": found.task} | told)
     elif out is None:
         typer.echo(csv_text([found.heads(), *_table(answers)]), nl=False)
+
+
+def export(
+    model: Subject,
+    out: Annotated[Path, typer.Option("--out", "-o", help="What is written: a file, with mlflow a folder.")],
+    form: Annotated[
+        Literal["onnx", "torch", "mlflow"],
+        typer.Option("--format", help="ONNX; a program of PyTorch (torch.export); a model folder of MLflow with ONNX."),
+    ] = "onnx",
+    evidence: Evidence = None,
+    ca: Fingerprint = None,
+    recipe: Recipes = None,
+    profile: common.ProfileName = None,
+) -> None:
+    """Write a version as a file that predicts without this platform, its preparation inside.
+
+    The version's evidence and file are checked first, and the export is compared with the recipe's own predictions.
+    """
+    from undersong.model_export import export_model  # brings numpy
+
+    check_writable(out)
+    found = load(model, evidence, ca, recipe, profile)
+    export_model(found, form, out)
+    common.console.print(f"{out}: {found.version_id} as {form}", markup=False)
 
 
 def load(
