@@ -214,7 +214,8 @@ class Workshop:
         labelled = recipe.spec.task is not Task.SUMMARY and not (asked.columns and asked.label is None)
         paths, reader = entry.files().values(), recipe.spec.digest if entry.kind == "own" else ""
         version = tuple(tree_marks(path) if reader else file_mark(path) for path in paths)  # own: a folder, too
-        key = (entry.model_dump_json(), asked.digest(), version, labelled, reader)
+        pictures = () if entry.images is None else tree_marks(entry.images.folder)
+        key = (entry.model_dump_json(), asked.digest(), version, pictures, labelled, reader)
         if key not in self._rows:
             features = tuple(name for name in asked.read if name != asked.label)
             load = getattr(recipe, "load_columns", None)
