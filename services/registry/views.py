@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictFloat, Stric
 
 from undersong.services.registry.domain import NAME_PATTERN, Action, Audit, Evaluation, RegisteredModel, Version
 from undersong.shared.ids import Digest
-from undersong.shared.wire.forms import DigestText
+from undersong.shared.wire.forms import DigestText, OneLine
 
 Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64, pattern=r"^[!-~]+$")]
 Metrics = Annotated[dict[Annotated[str, Field(max_length=80)], StrictInt | StrictFloat], Field(max_length=200)]
@@ -133,7 +133,7 @@ class AliasRequest(Body):
         json_schema_extra={"examples": [{"version_id": "ver_01k5", "reason": "best auc on the held-out sites"}]}
     )
     version_id: Text
-    reason: Annotated[str, StringConstraints(strict=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
+    reason: Annotated[OneLine, StringConstraints(strict=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = Field(
         "", description="Why, for the audit trail"
     )
 

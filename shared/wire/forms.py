@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from undersong.shared.ids import Digest
 from undersong.shared.wire.canonical import digest_document
@@ -21,6 +21,16 @@ def controls(text: str) -> bool:
     Line feeds are allowed.
     """
     return any(unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and char != "\n" for char in text)
+
+
+def _one_line(text: str) -> str:
+    if controls(text) or "\n" in text:
+        raise ValueError("control characters and invisible ones are not allowed")
+    return text
+
+
+OneLine = Annotated[str, AfterValidator(_one_line)]
+"""A text for people that cannot hide or reorder what is shown around it."""
 
 
 def is_empty(value: object) -> bool:

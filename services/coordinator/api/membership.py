@@ -11,7 +11,7 @@ from undersong.services.coordinator.peers.peer import PartyAway, PartyRefused
 from undersong.services.coordinator.views.membership import AuditEntryView, NewInvitationView, SiteCertificateView
 from undersong.shared.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from undersong.shared.web.idempotency import IdempotentOnce
-from undersong.shared.web.paging import After, Limit, Listing
+from undersong.shared.web.paging import AfterNumber, Limit, Listing
 from undersong.shared.web.problems import problems
 
 router = APIRouter(prefix="/v1")
@@ -52,8 +52,8 @@ async def list_site_certificates(site_id: Id, person: Reader, use: Use) -> Listi
 
 @router.get("/audit-entries", tags=["accounts"], responses=problems(Unauthenticated, Forbidden))
 async def list_audit_entries(
-    person: Reader, use: Use, limit: Limit = 100, after: After = None
+    person: Reader, use: Use, limit: Limit = 100, after: AfterNumber = None
 ) -> Listing[AuditEntryView]:
     """Return who changed what about sites, people and their rights, newest first (admin, auditor)."""
-    page = await use.audit_log(person, limit, after)
+    page = await use.audit_log(person, limit, None if after is None else str(after))
     return Listing(items=list(page.items), next=page.next)

@@ -14,6 +14,7 @@ from undersong.shared.web.access import Principal, Role, require
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from undersong.shared.web.paging import After, Limit, Listing
 from undersong.shared.web.problems import problems
+from undersong.shared.wire.forms import OneLine
 
 Steward = Annotated[Principal, Depends(require(Role.ADMIN, Role.OWNER))]
 router = APIRouter(prefix="/v1/pending-actions", tags=["accounts"])
@@ -31,7 +32,7 @@ class ActionRequest(BaseModel):
     action: Action
     subject: str = Field(min_length=1, max_length=64, description="The id of the site, user or token")
     data: dict[str, Any] = Field(default={}, max_length=1)
-    reason: str = Field(default="", max_length=200, description="For the second person")
+    reason: OneLine = Field(default="", max_length=200, description="For the second person")
 
 
 @router.post(

@@ -28,6 +28,7 @@ from undersong.shared.web.access import Actor, AnyParty, Principal, Role, TokenR
 from undersong.shared.web.idempotency import IdempotentOnce
 from undersong.shared.web.paging import After, Limit, Listing
 from undersong.shared.web.problems import not_allowed, problems
+from undersong.shared.wire.forms import OneLine
 
 KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="32 bytes of an Ed25519 public key in hex")]
 ProofHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$", description="64 bytes of an Ed25519 signature in hex")]
@@ -163,7 +164,7 @@ class RevocationRequest(Body):
     """Why."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "laptop stolen"}]})
-    reason: str = Field(min_length=1, max_length=200)
+    reason: OneLine = Field(min_length=1, max_length=200)
 
 
 class RevocationView(BaseModel):

@@ -49,6 +49,7 @@ from undersong.shared.web.body import announced_digest, receive
 from undersong.shared.web.idempotency import IdempotencyMismatch, IdempotentOnce
 from undersong.shared.web.paging import After, AfterNumber, ByTimeOrName, Limit, Listing
 from undersong.shared.web.problems import problem_response, problems, request_id_of
+from undersong.shared.wire.forms import OneLine
 
 MEDIA_TYPE = "application/vnd.safetensors"
 _FILE = {"schema": {"type": "string", "format": "binary"}}
@@ -235,7 +236,7 @@ async def delete_version(
     version_id: VersionPath,
     actor: Actor,
     versions: VersionsDep,
-    reason: Annotated[str, Query(min_length=1, max_length=500)] = "deleted on request",
+    reason: Annotated[OneLine, Query(min_length=1, max_length=500)] = "deleted on request",
 ) -> None:
     """Delete a version's content; its record stays as a tombstone."""
     await versions.delete(actor, version_id, reason)

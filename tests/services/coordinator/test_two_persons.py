@@ -78,6 +78,7 @@ async def test_one_person_asks_and_another_confirms(two: Two) -> None:
     path = f"/v1/sites/{two.site}/suspension"
     assert slug(await two.people["ann"].post(path)) == (409, "second-person-needed")
     assert slug(await two.people["rita"].post(path)) == (409, "second-person-needed"), "administrators too"
+    await two.ask("ann", "site.suspend", two.site, 422, reason="stolen\u202e")
     asked = await two.ask("ann", "site.suspend", two.site, reason="its key was stolen")
     assert (await two.ask("ann", "site.suspend", two.site))["id"] == asked["id"], "asked again, it is the same"
     assert await two.confirm("ann", asked["id"]) == (403, "same-person")
