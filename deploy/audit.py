@@ -11,7 +11,7 @@ from typing import Any
 
 LOCKS = Path(__file__).resolve().parent / "locks"
 # Of PyTorch's two locks the one whose version public advisories know.
-NAMES = ("coordinator", "aggregator", "keys", "registry", "agent", "torch-cuda", "build")
+NAMES = ("coordinator", "aggregator", "keys", "registry", "agent", "inference", "torch-cuda", "build")
 
 
 def looked_up() -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "deploy" / "locks"
-SERVICES = ("coordinator", "aggregator", "keys", "registry", "agent")
+SERVICES = ("coordinator", "aggregator", "keys", "registry", "agent", "inference")
 ACCELERATED = re.compile(r"(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)")
 NOTE = "# Written by `make lock`; installed with --require-hashes and --no-deps.\n"
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("undersong", "services", "shared", "recipes", "deploy", "examples")
-SERVICES = ("coordinator", "aggregator", "keys", "registry", "agent")
+SERVICES = ("coordinator", "aggregator", "keys", "registry", "agent", "inference")
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.load", "yaml.unsafe_load", "tempfile.mktemp"}
 
@@ -134,7 +134,7 @@ def test_the_compose_file_says_what_the_containers_must_be() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert {"mem_limit", "pids_limit", "cpus"} <= set(service), name
-        assert ("cap_add" in service, "ports" in service) == (name == "secrets", name == "edge"), name
+        assert ("cap_add" in service, "ports" in service) == (name == "secrets", name in ("edge", "inference")), name
         assert service["user"] not in {"root", "0", "0:0"} or name == "secrets", name
         assert not {"privileged", "pid", "ipc", "devices"} & set(service), name
         assert "docker.sock" not in str(service), name

@@ -33,6 +33,7 @@ from undersong.cli import (
     quickstart,
     recipes,
     schedules,
+    serving,
     simulations,
     sites,
     stats,
@@ -60,6 +61,7 @@ app.command("predict")(predictions.predict)
 models.app.command("export")(predictions.export)
 app.command("audit")(audits.audit)
 app.command("simulate")(simulations.simulate)
+app.command("serve")(serving.serve)
 app.command("datasheet")(privacy_documents.datasheet)
 app.command("datamap")(privacy_documents.datamap)
 app.command("login")(login.login)
