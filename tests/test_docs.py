@@ -98,6 +98,23 @@ def test_the_glossary_explains_every_term_in_both_languages() -> None:
     assert sorted(TERMS - set(names)) == []
 
 
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.zh.md"), *DOCS.rglob("*.zh.md")]), ids=lambda page: page.name)
+def test_a_page_in_chinese_is_the_english_one(page: Path) -> None:
+    """The same commands and sections, and tables but for the list of pages; each leads to the other."""
+    english = page.with_name(page.name.replace(".zh.md", ".md"))
+    texts = [each.read_text("utf-8") for each in (english, page)]
+    for pattern, parts in (
+        (r"^```.*?^```", texts),
+        (r"^#+ ", texts),
+        (r"^\| ", [t.rpartition("\n## ")[0] for t in texts]),
+    ):
+        found = [re.findall(pattern, part, re.MULTILINE | re.DOTALL) for part in parts]
+        assert found[0] == found[1], pattern
+    for text, other in zip(texts, (page, english), strict=True):
+        assert f"]({other.name})" in text
+    assert re.search("[\u4e00-\u9fff]", texts[1])
+
+
 def test_the_site_leads_to_every_page() -> None:
     """`make site` checks the links; here, that its navigation names every page and nothing else."""
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
