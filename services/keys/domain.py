@@ -128,11 +128,18 @@ class EnrolmentToken:
         """Raise TokenUsed or TokenExpired; the key that used it may ask again at any time, because answers get lost."""
         if self.used_by is not None and self.used_by != public_key:
             raise TokenUsed(f"this enrolment token was used with another key; {self._remedy}")
-        if (self.used_by is None or self.needs_approval) and now >= self.expires_at:
+        if self.used_by is None or self.needs_approval:
+            self.check_life(now)
+
+    def check_life(self, now: datetime) -> None:
+        """Raise TokenExpired: no certificate is issued under it any more."""
+        if now >= self.expires_at:
             raise TokenExpired(f"this enrolment token expired at {self.expires_at.isoformat()}; {self._remedy}")
 
     @property
     def _remedy(self) -> str:
+        if self.invited_by is not None:
+            return f"a later invitation ends it; ask for another one: undersong site invite {self.subject.name}"
         command = f": undersong site re-enroll {self.subject.name}" if self.subject.kind == "site" else ""
         return f"ask the operator for a new one{command}"
 

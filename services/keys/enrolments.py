@@ -113,6 +113,7 @@ class Enrolments:
                 await repository.use_token(right, public_key, now)
             if known is not None:
                 return known, False
+            right.check_life(now)  # also of a key that was approved and has not asked since
             if right.needs_approval:
                 return right.pending(public_key)  # what was noted so far stays: the key that asked
             if right.invited_by is not None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 
 from undersong.services.keys.domain import Invitation, InvitationUnknown
 from undersong.services.keys.repository.enrolments import token_of
@@ -42,8 +42,7 @@ class InvitationRepository:
         await self._session.execute(row.values(approved_at=now))
 
     async def end_earlier(self, subject: Subject, newest: str, now: datetime) -> None:
-        """End the party's earlier invitations under which no certificate can be had yet."""
-        unused = or_(EnrolmentTokenRow.used_by.is_(None), EnrolmentTokenRow.approved_at.is_(None))
+        """End the party's earlier invitations: no certificate is issued under them any more, approved or not."""
         row = update(EnrolmentTokenRow).where(
             EnrolmentTokenRow.kind == subject.kind,
             EnrolmentTokenRow.name == subject.name,
@@ -51,7 +50,6 @@ class InvitationRepository:
             EnrolmentTokenRow.invited_by.is_not(None),
             EnrolmentTokenRow.id != newest,
             EnrolmentTokenRow.expires_at > now,
-            unused,
         )
         await self._session.execute(row.values(expires_at=now))
 

@@ -80,6 +80,25 @@ async def test_a_new_certificate_by_invitation_ends_the_earlier_ones(
     assert (await http.get(f"/v1/certificates/{lost}")).json()["reason"] == "enrolled again"
 
 
+async def test_a_key_that_was_approved_gets_no_certificate_after_a_later_invitation(
+    http, operator, invitations, party, stranger
+) -> None:
+    stolen = await invitations.invite(SITE, "ada", DAY, None)
+    await stranger.enrol(stolen.token)
+    await approve(http, operator, stolen.token_id, fingerprint_of(stranger.public_key))
+    new = await invitations.invite(SITE, "ada", DAY, None)
+    refused = await stranger.enrol(stolen.token)
+    assert reason(refused) == (410, "token-expired"), refused.text
+    assert "undersong site invite site_a" in refused.json()["detail"]
+    await party.enrol(new.token)
+    await approve(http, operator, new.token_id, fingerprint_of(party.public_key))
+    issued = await party.enrol(new.token)
+    await invitations.invite(SITE, "ada", DAY, None)
+    again = await party.enrol(new.token)
+    assert (issued.status_code, again.status_code) == (201, 200), "an answer that was lost is given again"
+    assert again.json()["keyid"] == issued.json()["keyid"]
+
+
 async def test_an_invitation_expires_and_is_replaced_by_the_next(http, operator, invitations, party, clock) -> None:
     first = await invitations.invite(SITE, "ada", DAY, None)
     second = await invitations.invite(SITE, "bob", DAY, None)
