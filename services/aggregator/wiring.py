@@ -68,7 +68,7 @@ def open_database(settings: AggregatorSettings, clock: Clock | None = None) -> D
 
 def assemble(settings: AggregatorSettings, database: Database, trust: ServiceTrust, notifier: Notifier) -> Components:
     """Build the use cases."""
-    blobs, sealer = BlobStore.open(settings.blobs), Sealer.ensure(settings.seal_key)
+    blobs, sealer = BlobStore.open(settings.blobs, settings.bucket), Sealer.ensure(settings.seal_key)
     helper = Helper(trust.http, trust.signing(HELPER), settings.helper_url, trust.directory)
     keys = Keys(trust.http, trust.signing("keys"), settings.keys_url)
     parties = Parties({WITNESS: [keys], HELPER: [helper]})
@@ -156,10 +156,7 @@ def install(app: FastAPI, components: Components, trust: ServiceTrust, tokens: T
 def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastAPI:
     """Return the API."""
     database, streams = open_database(settings, clock), Streams(settings.redis)
-
-    async def blobs() -> None:
-        await BlobStore.open(settings.blobs).check()
-
+    store = BlobStore.open(settings.blobs, settings.bucket)
     return create_app(
         title="Undersong aggregator",
         service="aggregator",
@@ -167,7 +164,11 @@ def build_app(settings: AggregatorSettings, clock: Clock | None = None) -> FastA
         routers=[router, steps_router],
         lifespan=_lifespan(settings, database, streams),
         checks=database_checks(database, "aggregator"),
-        degradable={"redis": streams.ping, "blobs": blobs},  # without room uploads are refused, and rounds still end
+        degradable={  # without room uploads are refused, and rounds still end
+            "redis": streams.ping,
+            "blobs": store.check,
+            "conditional_writes": store.probe,
+        },
     )
 
 

@@ -34,7 +34,7 @@ def open_database(settings: RegistrySettings, clock: Clock | None = None) -> Dat
 
 def open_contents(settings: RegistrySettings, database: Database) -> Contents:
     """Return the service's model files."""
-    return Contents(database, BlobStore.open(settings.blobs), limit=settings.max_content_bytes)
+    return Contents(database, BlobStore.open(settings.blobs, settings.bucket), limit=settings.max_content_bytes)
 
 
 def enrolled(settings: RegistrySettings, database: Database) -> AbstractAsyncContextManager[ServiceTrust]:
@@ -50,7 +50,7 @@ def build_app(
     `establish` and `tokens` are replaced in tests, where there is no keys service and no coordinator.
     """
     database = open_database(settings)
-    store = BlobStore.open(settings.blobs)
+    store = BlobStore.open(settings.blobs, settings.bucket)
     return create_app(
         title="Undersong registry",
         service="registry",
@@ -58,7 +58,10 @@ def build_app(
         routers=[router, datasheets_router],
         lifespan=_lifespan(settings, database, store, establish, tokens),
         checks={**database_checks(database, "registry"), "blobs": store.check},
-        degradable={"contents": Contents(database, store, limit=settings.max_content_bytes).check},
+        degradable={
+            "contents": Contents(database, store, limit=settings.max_content_bytes).check,
+            "conditional_writes": store.probe,
+        },
     )
 
 

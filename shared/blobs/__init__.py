@@ -1,6 +1,16 @@
 """Content-addressed storage for models and updates: a folder or an S3-compatible bucket."""
 
-from undersong.shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, BlobMissing, BlobTooLarge, DigestMismatch
+from undersong.shared.blobs.blob import (
+    Blob,
+    BlobChanged,
+    BlobCorrupt,
+    BlobMissing,
+    BlobTooLarge,
+    DigestMismatch,
+    StoreIgnoresConditions,
+    StoreUnavailable,
+)
+from undersong.shared.blobs.bucket import BucketOptions
 from undersong.shared.blobs.store import BlobStore
 from undersong.shared.errors import StorageFull
 
@@ -11,6 +21,9 @@ __all__ = [
     "BlobMissing",
     "BlobStore",
     "BlobTooLarge",
+    "BucketOptions",
     "DigestMismatch",
     "StorageFull",
+    "StoreIgnoresConditions",
+    "StoreUnavailable",
 ]

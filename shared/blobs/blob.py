@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from undersong.shared.errors import Kind, NotFound, Refusal, StorageFull, TooLarge
+from undersong.shared.errors import Kind, NotFound, Refusal, StorageFull, TooLarge, Unavailable
 from undersong.shared.ids import Digest
 
 
@@ -41,6 +41,21 @@ class BlobChanged(Exception):
     """The stored file is not the one any more that was found right; what was sent of it must not be finished."""
 
 
+class StoreUnavailable(Unavailable):
+    """The object store cannot be used now."""
+
+    def __init__(self, detail: str, reason: str) -> None:
+        super().__init__(detail, retry_after_s=_RETRY_AFTER_S)
+        self.reason = reason
+
+
+class StoreIgnoresConditions(Exception):
+    """The object store replaces an object that it was asked to create."""
+
+    reason = "ignored"
+
+
+_RETRY_AFTER_S: Final = 5.0
 QUARANTINE: Final = "quarantine"
 SET_ASIDE: Final = ".damaged"
 Identity = tuple[object, ...]
@@ -100,4 +115,6 @@ __all__ = [
     "DigestMismatch",
     "Intake",
     "StorageFull",
+    "StoreIgnoresConditions",
+    "StoreUnavailable",
 ]

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from obstore.store import from_url
-
 from undersong.shared.blobs.blob import Blob, BlobChanged, BlobCorrupt, Identity, Intake
+from undersong.shared.blobs.bucket import BucketOptions, open_bucket
 from undersong.shared.blobs.local import LocalBlobs
 from undersong.shared.blobs.remote import RemoteBlobs
 from undersong.shared.clock import monotonic
@@ -29,15 +28,13 @@ class BlobStore:
         self._verdicts: OrderedDict[Digest, tuple[Identity, float, asyncio.Future[bool]]] = OrderedDict()
 
     @classmethod
-    def open(cls, url: str) -> "BlobStore":
-        """Return a folder (`file:///var/lib/x`) or a bucket (`s3://bucket/prefix`, credentials from the
-        environment).
-        """
+    def open(cls, url: str, options: BucketOptions | None = None) -> "BlobStore":
+        """Return a folder (`file:///var/lib/x`) or a bucket (`s3://bucket/prefix`, reached by `options`)."""
         parts = urlsplit(url)
         if parts.scheme == "file":
             return cls(LocalBlobs(Path(unquote(parts.path))))
         if parts.scheme in ("s3", "memory"):
-            return cls(RemoteBlobs(from_url(url)))
+            return cls(RemoteBlobs(open_bucket(url, options or BucketOptions())))
         raise ValueError("a blob store is file:///folder or s3://bucket/prefix")
 
     async def put_stream(
@@ -168,3 +165,8 @@ class BlobStore:
     async def check(self) -> None:
         """Raise when the store cannot be used; for readiness."""
         await self._backend.check()
+
+    async def probe(self) -> None:
+        """Raise StoreIgnoresConditions when the store would replace what it is asked to create; for readiness."""
+        if isinstance(self._backend, RemoteBlobs):
+            await self._backend.probe()

@@ -18,7 +18,9 @@ Check = Callable[[], Awaitable[object]]
 
 _PATIENCE_S: Final = 2.0
 AWAY: Final = "away"
-_OWN: Final = frozenset({"missing", "older", "newer", "full", "read-only", "none", "expired", "damaged"})
+_OWN: Final = frozenset(
+    {"missing", "older", "newer", "full", "read-only", "none", "expired", "damaged", "ignored", "refused"}
+)
 _SIGNS: Final = {  # what drivers say, in lower case; their exceptions' types are not finer than this
     "refused": ("authentication failed", "wrongpass", "noauth", "invalid username-password", "no password supplied"),
     "full": ("disk is full", "no space left", "oom command not allowed"),

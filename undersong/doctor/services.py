@@ -45,6 +45,14 @@ _CAUSES: Final = {
     ("blobs", "full"): ("no space is left for updates and models", "make room, or mount a larger volume"),
     ("blobs", "read-only"): ("the blob store cannot be written", "fix owner and mode of its folder, or its rights"),
     ("blobs", "away"): ("the blob store is away", "mount its folder, or start the store that {S}_BLOB_URL names"),
+    ("blobs", "refused"): (
+        "the object store refuses its credentials",
+        "correct {S}_BLOB_CREDENTIALS_FILE, and let its key list, read, write and delete in the bucket",
+    ),
+    ("conditional_writes", "ignored"): (
+        "its object store replaces objects that it was asked to create (If-None-Match is ignored)",
+        "use a store with conditional writes: until then the last of several uploads of one content stays",
+    ),
     ("certificate", "none"): ("it has not enrolled yet", "start keys, and look at {S}_ENROL_TOKEN_FILE"),
     ("certificate", "expired"): ("its certificate has expired", "enrol it again: docs/operations.md, Secrets"),
 }

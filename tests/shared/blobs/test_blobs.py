@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.effort import examples
+from tests.object_stores import ObjectStore
 from undersong.shared.blobs import (
     BlobChanged,
     BlobCorrupt,
@@ -28,9 +29,12 @@ from undersong.shared.ids import Digest, digest_of
 NOTHING = Digest("0" * 64)
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "remote", pytest.param("s3", marks=pytest.mark.exhaustive)])
 def store(request: pytest.FixtureRequest, blob_url: str) -> BlobStore:
-    """A folder, and the object-store side over an object store in memory."""
+    """A folder, the object-store side over an object store in memory, and over a real S3 server."""
+    if request.param == "s3":
+        server: ObjectStore = request.getfixturevalue("object_store")
+        return server.open()
     return BlobStore.open(blob_url if request.param == "local" else "memory:///")
 
 
