@@ -191,6 +191,14 @@ class Arena:
         """The blobs of aggregator or registry."""
         return self.platform.home / service / "blobs"
 
+    def content(self, service: str, digest: str) -> bytes:
+        """One blob."""
+        return (self.blobs(service) / digest[:2] / digest).read_bytes()
+
+    def stored(self, service: str) -> set[str]:
+        """The digests of all blobs."""
+        return {path.name for path in self.blobs(service).glob("??/*")}
+
     # work
 
     def submit(self, name: str, *, rounds: int = 2, engine: str = "pairwise", round_s: float = ROUND_S) -> Job:

@@ -9,7 +9,6 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -141,7 +140,7 @@ class Ledger:
         return counts
 
     def _model(self, digest: str) -> np.ndarray[Any, Any]:
-        data = (self._arena.blobs("registry") / digest[:2] / digest).read_bytes()
+        data = self._arena.content("registry", digest)
         return np.asarray(safetensors.read(data)["places"], np.float64)
 
     def witness_faults(self) -> list[str]:
@@ -168,14 +167,10 @@ class Ledger:
 
     def bodies(self) -> list[str]:
         """Bodies of ended rounds that still lie in the aggregator's store."""
-        stored = {path.name for path in _files(self._arena.blobs("aggregator"))}
+        stored = self._arena.stored("aggregator")
         rows = self.rows(
             "aggregator",
             "SELECT c.digest FROM contributions c JOIN rounds r ON r.id = c.round_id"
             " WHERE r.phase IN ('published', 'failed', 'cancelled')",
         )
         return sorted({row.digest for row in rows} & stored)
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*/*") if path.is_file() and path.parent.name != "incoming"]
