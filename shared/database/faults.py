@@ -6,8 +6,9 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# Serialisation failure, deadlock, server going down or coming up, lock not got, no slot for another connection.
-_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "55P03", "53300"})
+# Serialisation failure, deadlock, server going down or coming up, lock not got, no slot for another connection, and a
+# standby behind a pooler, which is promoted or exchanged for the primary.
+_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "55P03", "53300", "25006"})
 _SQLITE_PRIMARY_CODE = 0xFF
 _SQLITE_PASSING = {sqlite3.SQLITE_BUSY: "sqlite_busy", sqlite3.SQLITE_LOCKED: "sqlite_locked"}
 

@@ -157,7 +157,10 @@ def _locked_connection(url: str, service: str) -> Iterator[sa.Connection]:
         sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         lock = None
     else:
-        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"))
+        engine = sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg").difference_update_query(["prepare_threshold"]),
+            connect_args={"target_session_attrs": "read-write", "prepare_threshold": None},
+        )
         lock = sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(f"undersong/{service}".encode())))
     try:
         with engine.begin() as connection:
