@@ -117,7 +117,7 @@ def pgbouncer(pair: PostgresPair, folder: Path) -> Iterator[int]:
     )
     for each in (folder, *folder.iterdir()):
         each.chmod(0o755)
-    account = "nobody" if os.geteuid() == 0 else None
+    account = 65534 if os.geteuid() == 0 else None  # it refuses to run as root
     with (folder / "log").open("wb") as log:
         command = ["-q", str(folder / "pgbouncer.ini")]
         process = subprocess.Popen([program, *command], user=account, stdout=log, stderr=log, cwd="/")
