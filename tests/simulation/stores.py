@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 from tests.object_stores import ObjectStore
-from tests.simulation.arena import Arena
+from tests.postgres_pair import USER, PostgresPair
+from tests.simulation.arena import STORES, Arena
 from tests.simulation.proxy import Proxy
+from undersong.client.types import Job
 from undersong.local.layout import Layout
 from undersong.shared.blobs import BlobStore, BucketOptions
 from undersong.shared.ids import Digest
@@ -52,3 +54,37 @@ class BucketArena(Arena):
         return BlobStore.open(
             self._buckets[service]["blob_url"], BucketOptions(server.endpoint, "us-east-1", server.credentials)
         )
+
+
+class PairArena(Arena):
+    """The services' databases are on a primary with a synchronous standby; the proxies lead to the one that is active,
+    as an address does that follows the primary.
+    """
+
+    def __init__(self, pair: PostgresPair, **options: Any) -> None:
+        super().__init__(**options)
+        self._pair = pair
+
+    def _prepare_databases(self) -> None:
+        for service in STORES:
+            self._pair.create_database(service)
+            port = self._wire((service, "database"), self._pair.socket(self._pair.active)).port
+            self._databases[service] = f"postgresql+psycopg://{USER}:@127.0.0.1:{port}/{service}"
+
+    def database_url(self, service: str) -> str:
+        """The service's database on the server that is up."""
+        return self._pair.both(service)
+
+    def warm_up(self, *, engine: str = "pairwise") -> Job:
+        """Make version 0, without a copy of any database."""
+        job = self.wait(self.submit("warm-up", rounds=1, engine=engine).id, 240)
+        if job.state != "succeeded":
+            raise RuntimeError(f"the first job {job.state}: {job.reason}")
+        self.version_id = job.version_id
+        return job
+
+    def fail_over(self) -> None:
+        """Kill the primary, promote the standby, and have the services' address follow."""
+        self._pair.fail_over()
+        for service in STORES:
+            self.proxies[service, "database"].target = self._pair.socket(self._pair.active)
