@@ -36,7 +36,7 @@ class InferenceSettings(EdgeSettings):
         "service listens on loopback addresses only",
     )
     rate_per_s: float = Field(0.0, ge=0, description="Requests in a second of one token; 0: no limit")
-    max_body_bytes: int = Field(4 << 20, ge=1 << 10, description="Largest body of a request in bytes")
+    max_body_bytes: int = Field(1 << 20, ge=1 << 10, description="Largest body of a request in bytes")
     max_rows: int = Field(1000, ge=1, description="Most rows of a request")
     batch_rows: int = Field(256, ge=1, description="Rows of waiting requests that are predicted together")
     queued_rows: int = Field(

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 from undersong.services.inference.domain.drift import ColumnBins
 from undersong.services.inference.predictions import Predictions
@@ -21,8 +21,9 @@ class RowsAsked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rows: list[dict[str, JsonValue]] = Field(
+    rows: list[Any] = Field(  # looked at after they are counted: many cost nothing before they are refused
         min_length=1,
+        json_schema_extra={"items": {"type": "object"}},
         description="Each with every column of the model (`GET /v1/model`): a number, a category's text, a text, or an "
         "image as nested lists of pixels from 0 to 1; null where a value is not known",
         examples=[[{"age": 63, "sex": "male"}]],

@@ -71,6 +71,9 @@ def _invalid(faults: list[FieldError]) -> RowsInvalid:
 
 
 def _of_row(place: int, row: Row, columns: Sequence[Column], names: set[str]) -> Iterator[FieldError]:
+    if not isinstance(row, Mapping):
+        yield FieldError(path_of(place), "is no object: give a value for each column by its name")
+        return
     for name in sorted(row.keys() - names)[:_SHOWN]:
         yield FieldError(path_of(place, name), f"the model has no such column{hint(name, names)}")
     for column in columns:

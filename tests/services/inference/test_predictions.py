@@ -51,7 +51,7 @@ async def test_other_tasks(ask: Ask, task: str) -> None:
         ([{**ROW, "aa": 1}], "/rows/0/aa", "no such column"),
         ([{**ROW, "x/~": 1}], "/rows/0/x~1~0", "no such column"),
         ([{**ROW, "y": "yes"}], "/rows/0/y", "no such column"),
-        ([ROW, 5], "/rows/1", "dictionary"),
+        ([ROW, 5], "/rows/1", "no object"),
         ([], "/rows", "at least 1"),
         ("all", "/rows", "list"),
         ([{**ROW, "a": 1e300, "b": 1e300}], "/rows/0", "far outside"),
