@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from undersong.recipes.entry import BadDataset, ColumnEntry, DatasetEntry
-from undersong.recipes.files import CsvRows, column_names, opened, refusals
+from undersong.recipes.files import Cells, CsvRows, column_names, opened, refusals
 from undersong.recipes.hints import SEPARATORS
 from undersong.recipes.options import CsvOptions
 from undersong.recipes.reading import parts
@@ -22,8 +24,8 @@ KINDS: Final = {
 }  # fmt: skip
 
 
-def read_rows(path: Path, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
-    """Yield parts of a file's rows as a model's columns.
+def read_rows(path: Path, columns: Sequence[Column], missing: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield parts of a file's rows as a model's columns; texts in `missing` stand for missing values.
 
     Raises `BadDataset` for a file that cannot be read, and `RowsInvalid` where it lacks a column of the model.
     """
@@ -41,7 +43,13 @@ def read_rows(path: Path, columns: Sequence[Column]) -> Iterator[dict[str, Any]]
     entry = DatasetEntry.model_validate({"name": "rows", "kind": kind, "path": path, "csv": options})
     entry = entry.model_copy(update={"columns": declared})
     for part in parts(entry, path, [column.name for column in columns]):
-        yield dict(part.cells)
+        yield {name: _known(cells, missing) for name, cells in part.cells.items()}
+
+
+def _known(cells: Cells, missing: Sequence[str]) -> Cells:
+    if not missing or isinstance(cells, np.ndarray):
+        return cells
+    return ["" if cell.strip() in missing else cell for cell in cells]
 
 
 def kind_of(path: Path) -> str:

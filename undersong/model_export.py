@@ -109,12 +109,10 @@ def write_onnx(export: _Export, out: Path) -> None:
 
     with _exporting():
         program = torch.onnx.export(
-            export.module,
-            (torch.from_numpy(export.codes),),
+            _program(export),
             dynamo=True,
             input_names=["columns"],
             output_names=[export.output],
-            dynamic_shapes=({0: torch.export.Dim("rows")},),
             opset_version=OPSET,
             verbose=False,
         )
@@ -134,7 +132,9 @@ def write_onnx(export: _Export, out: Path) -> None:
     if find_spec("onnxruntime") is not None:
         for rows in (DRAWN, FEW):
             feeds = {name: cells[:rows] for name, cells in _feeds(export).items()}
-            export.compare(run_onnx(out, feeds), "ONNX graph", rows)
+            with _exporting():
+                found = run_onnx(out, feeds)
+            export.compare(found, "ONNX graph", rows)
 
 
 def run_onnx(file: Path, feeds: Mapping[str, Any]) -> npt.NDArray[np.float64]:
@@ -150,12 +150,18 @@ def write_torch(export: _Export, out: Path) -> None:
     import torch
 
     with _exporting():
-        program = torch.export.export(
-            export.module, (torch.from_numpy(export.codes),), dynamic_shapes=({0: torch.export.Dim("rows")},)
-        )
+        program = _program(export)
         target = out.with_suffix(".pt2")
         torch.export.save(program, target, extra_files={"undersong.json": json.dumps(export.about)})
     target.rename(out)
+
+
+def _program(export: _Export) -> Any:
+    """Return the module as a program for any number of rows; raises what `torch.export` does for another."""
+    import torch
+
+    rows = ({0: torch.export.Dim("rows")},)
+    return torch.export.export(export.module, (torch.from_numpy(export.codes),), dynamic_shapes=rows)
 
 
 def write_mlflow(export: _Export, out: Path) -> None:
@@ -296,7 +302,10 @@ def _exporting() -> Iterator[None]:
         except ImportError:
             raise
         except Exception as error:
-            why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            first: BaseException = error
+            while first.__cause__ is not None:
+                first = first.__cause__
+            why = next((line for line in str(first).splitlines() if line.strip()), type(first).__name__)
             remedy = "in the recipe's module take sizes from x.shape (len(x) fixes the number of rows), or use predict"
             raise UndersongError(f"PyTorch cannot export the recipe's module: {why}", remedy=remedy) from error
         finally:

@@ -124,6 +124,10 @@ def check_commands(client: Client, job: Job, folder: Path) -> None:
         assert np.allclose(said.iloc[:, 1:], model.champion.load().predict(ROWS).iloc[:, 1:], rtol=0, atol=1e-12)
         (folder / "config" / "profiles.toml").unlink()
         offline = ("pulled.safetensors", "--ca", client.authority().fingerprint)
+        Path("absent.csv").write_text("a,b\nNA,?\n")
+        Path("empty.csv").write_text("a,b\n,\n")
+        absent = ("absent.csv", "--missing", "NA", "--missing", "?")
+        assert run("predict", *offline, *absent) == run("predict", *offline, "empty.csv")
         for name in ("rows.tsv", "rows.parquet", "rows.jsonl"):
             run("predict", offline[0], name, *offline[1:], "--out", "found.parquet")
             assert np.allclose(pd.read_parquet("found.parquet").iloc[:, 1:], said.iloc[:, 1:], rtol=0, atol=1e-7)
@@ -142,6 +146,7 @@ def check_commands(client: Client, job: Job, folder: Path) -> None:
 def check_complaints(offline: tuple[str, ...]) -> None:
     cases = {
         "/rows/1/b: 'purple' is outside its categories: x, y": ("predict", offline[0], "odd.csv", *offline[1:]),
+        "/rows/0/a: 'NA' is not a number": ("predict", offline[0], "absent.csv", *offline[1:]),
         "rows are read from .csv": ("predict", offline[0], "sheet.xlsx", *offline[1:]),
         "there is no file none.csv": ("predict", offline[0], "none.csv", *offline[1:]),
         "nothing proves that pulled.safetensors": ("predict", offline[0], "rows.csv"),

@@ -104,6 +104,7 @@ def test_a_row_that_the_platform_refuses_has_no_answer_and_the_others_have(tmp_p
 
 def test_what_cannot_be_exported_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = version("binary")
+    core, _, shape = RECIPE.module_of(model.predictor.tensors, model.predictor.params)
     texts = LoadedModel("ver_1", "fed_1", "", (), Predictor(text.RECIPE, {}, {}, Task.BINARY), [])
     with pytest.raises(UndersongError, match=r"ver_1 cannot be exported: recipe text has no such form: what can be"):
         export_model(texts, "onnx", tmp_path / "x")
@@ -116,7 +117,20 @@ def test_what_cannot_be_exported_is_told_in_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(RECIPE, "module_of", _other(model))
     with pytest.raises(UndersongError, match="does not predict what the recipe does"):
         export_model(model, "torch", tmp_path / "x")
+    monkeypatch.setattr(RECIPE, "module_of", lambda *_: (_Fixed(core), None, shape))
+    with pytest.raises(UndersongError, match=r"cannot export .* → in the recipe's module take sizes from x\.shape"):
+        export_model(model, "torch", tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, core: torch.nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.core(x)
+        return made.reshape(len(x), 1)
 
 
 def _other(model: LoadedModel) -> Any:

@@ -41,6 +41,9 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write predictions here: .csv or .parquet. Default: print CSV.")
     ] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option("--missing", metavar="TEXT", help="A text that stands for a missing value: NA.")
+    ] = None,
     evidence: Evidence = None,
     ca: Fingerprint = None,
     recipe: Recipes = None,
@@ -56,7 +59,7 @@ def predict(
         _check_kind(out)
         check_writable(out)
     found = load(model, evidence, ca, recipe, profile)
-    answers = list(found.predict_file(file))
+    answers = list(found.predict_file(file, missing or ()))
     if out is not None:
         _write(out, found.heads(), answers)
         if not as_json:

@@ -71,16 +71,16 @@ class LoadedModel:
             values = columns_of_records(rows, self.columns)
         return self.answers(values, len(rows))
 
-    def predict_file(self, path: Path) -> Iterator[dict[str, Any]]:
+    def predict_file(self, path: Path, missing: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         """Yield a record for each row of a CSV, JSON lines, Parquet or npz file, as `predict` does; raises RowsError.
 
-        A part of the file is read at a time.
+        missing: texts that stand for missing values, beside an empty cell. A part of the file is read at a time.
         """
         from undersong.recipes.row_files import read_rows
 
         first = 0
         with _refusals():
-            for values in read_rows(path, self.columns):
+            for values in read_rows(path, self.columns, missing):
                 count = max((len(cells) for cells in values.values()), default=0)
                 yield from self.answers(values, count, first)
                 first += count

@@ -7,6 +7,7 @@ from typing import Final
 
 from undersong.client.loaded import LoadedModel, checked
 from undersong.errors import UndersongError
+from undersong.shared.files import read_bytes
 from undersong.shared.transparency.evidence import MAX_BYTES, Evidence, EvidenceUnreadable
 
 SUFFIX: Final = ".evidence.json"
@@ -24,7 +25,7 @@ def load_file(
     without it nothing is proved, and the version is refused. recipes: as in `Client.load_model`. Raises UndersongError
     and OSError.
     """
-    content = file.read_bytes()
+    content = read_bytes(file)
     digest = hashlib.sha256(content).hexdigest()
     found = _read(evidence) if evidence is not None else _beside(file, digest)
     version_id = found.logged.record.result.version_id
