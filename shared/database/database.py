@@ -16,7 +16,7 @@ from sqlalchemy.pool import QueuePool
 from undersong.shared.clock import Clock, monotonic
 from undersong.shared.database.common import CommonTables
 from undersong.shared.database.engine import open_engine
-from undersong.shared.database.faults import disk_full, passing_fault
+from undersong.shared.database.faults import disk_full, passing_fault, standby_fault
 from undersong.shared.database.fresh import FreshEvents
 from undersong.shared.database.sqlite import READ_ONLY
 from undersong.shared.database.transaction import Transaction
@@ -64,7 +64,7 @@ class Database:
         disk is full; what `work` raises rolls back and comes through.
         """
         with TX_SECONDS.labels(name).time():
-            return await self._with_retries(name, lambda: self._write_once(work))
+            return await self._with_retries(name, lambda: self._write_once(work), writes=True)
 
     async def read(self, name: str, work: Work[T]) -> T:
         """Run `work` on one consistent snapshot, read only, with the same retries as `run`."""
@@ -129,7 +129,7 @@ class Database:
         async with self._read_session() as session, session.begin():
             return await work(Transaction(session, self.common, self._clock))
 
-    async def _with_retries(self, name: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, name: str, attempt: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
         give_up_at = monotonic() + _GIVE_UP_AFTER_S
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -137,7 +137,7 @@ class Database:
             try:
                 return await attempt()
             except Exception as error:
-                fault = passing_fault(error)
+                fault = passing_fault(error) or (standby_fault(error) if writes else None)
                 if fault is None:
                     if disk_full(error):
                         log.error("transaction.disk_full", transaction=name)  # noqa: TRY400  (no fault of the code)

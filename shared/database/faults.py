@@ -6,9 +6,8 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-# Serialisation failure, deadlock, server going down or coming up, lock not got, no slot for another connection, and a
-# standby behind a pooler, which is promoted or exchanged for the primary.
-_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "55P03", "53300", "25006"})
+# Serialisation failure, deadlock, server going down or coming up, lock not got, no slot for another connection.
+_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "55P03", "53300"})
 _SQLITE_PRIMARY_CODE = 0xFF
 _SQLITE_PASSING = {sqlite3.SQLITE_BUSY: "sqlite_busy", sqlite3.SQLITE_LOCKED: "sqlite_locked"}
 
@@ -25,6 +24,12 @@ def passing_fault(error: BaseException) -> str | None:
     if isinstance(cause, psycopg.Error):
         return _postgres_fault(cause, connection_lost=error.connection_invalidated)
     return "connection_lost" if error.connection_invalidated else None
+
+
+def standby_fault(error: BaseException) -> str | None:
+    """Name the fault of a write transaction that met a standby: a pooler's, until its address follows the primary."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return cause.sqlstate if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction) else None
 
 
 def disk_full(error: BaseException) -> bool:
