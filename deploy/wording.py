@@ -30,7 +30,9 @@ PARTIES: Final = (
     "services/keys/witness.py",
     "services/keys/api/rounds.py",
     "services/keys/helper/",
+    "services/keys/custodian/",
     "services/aggregator/peers/helper.py",
+    "services/aggregator/peers/custodian.py",
     "services/aggregator/driver/verification.py",
 )
 """Where the parties are implemented: they import the messages of the engine that asks them."""

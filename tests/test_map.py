@@ -13,6 +13,7 @@ OTHERS = {
     "recipes/test_own_model_page.py": "docs/own-model.md",
     "services/agent/test_crashes.py": "an agent process that is killed at any point",
     "services/agent/test_protocol_page.py": "docs/agent-protocol.md",
+    "services/aggregator/test_oneshot.py": "rounds with custodians, through the aggregator's API",
     "services/aggregator/test_twoserver.py": "rounds with a second server, through the aggregator's API",
     "services/keys/test_evidence.py": "undersong.shared.transparency on what the keys service really signs",
     "services/test_program_failures.py": "what every service's own commands say of paths and databases they cannot use",

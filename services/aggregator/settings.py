@@ -15,6 +15,11 @@ class AggregatorSettings(BlobSettings):
     helper_url: str = Field(
         "http://127.0.0.1:7005", description="Base address of the helper, the second server of engines that have one"
     )
+    custodian_urls: str = Field(
+        "",
+        description="Base addresses of the custodians of engines that have them, in the order of their numbers, with "
+        "spaces between; empty: none",
+    )
     max_update_bytes: int = Field(
         default=2 << 30,
         gt=0,

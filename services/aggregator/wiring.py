@@ -20,6 +20,7 @@ from undersong.services.aggregator.driver.maintenance import RoundMaintenance, n
 from undersong.services.aggregator.driver.publication import Publication
 from undersong.services.aggregator.driver.records import Records
 from undersong.services.aggregator.driver.verification import Verification
+from undersong.services.aggregator.peers.custodian import Custodian
 from undersong.services.aggregator.peers.helper import Helper
 from undersong.services.aggregator.peers.keys import Keys
 from undersong.services.aggregator.peers.parties import Parties
@@ -42,6 +43,7 @@ from undersong.shared.web.access import IntrospectionClient, TokenDirectory
 from undersong.shared.web.app import create_app
 from undersong.shared.web.health import database_checks
 from undersong.shared.web.trust import ServiceTrust, establish_trust, traced_client
+from undersong.shared.wire.custodian import CUSTODIAN, custodian_service
 from undersong.shared.wire.helper import HELPER
 
 
@@ -71,7 +73,11 @@ def assemble(settings: AggregatorSettings, database: Database, trust: ServiceTru
     blobs, sealer = BlobStore.open(settings.blobs, settings.bucket), Sealer.ensure(settings.seal_key)
     helper = Helper(trust.http, trust.signing(HELPER), settings.helper_url, trust.directory)
     keys = Keys(trust.http, trust.signing("keys"), settings.keys_url)
-    parties = Parties({WITNESS: [keys], HELPER: [helper]})
+    custodians = [
+        Custodian(trust.http, trust.signing(custodian_service(index)), url.rstrip("/"), trust.directory, index)
+        for index, url in enumerate(settings.custodian_urls.split())
+    ]
+    parties = Parties({WITNESS: [keys], HELPER: [helper], CUSTODIAN: custodians})
     return Components(
         database=database,
         blobs=blobs,

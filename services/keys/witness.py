@@ -29,8 +29,10 @@ from undersong.shared.identity.authority import Identity, SignatureMismatch, Sub
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.verify import Party
 from undersong.shared.ids import Digest, RoundId, digest_of
-from undersong.shared.secagg.engines import ENGINES
+from undersong.shared.secagg.engines import ENGINES, engine_facts
 from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.secagg.oneshot.messages import SetAsk, Witnessed
+from undersong.shared.secagg.oneshot.sets import statement_to_sign
 from undersong.shared.secagg.pairwise import messages
 from undersong.shared.secagg.pairwise.messages import MalformedStep
 from undersong.shared.secagg.pairwise.roster import Frame, Roster
@@ -44,7 +46,7 @@ from undersong.shared.secagg.pairwise.witness import (
     survivors_statement,
 )
 from undersong.shared.secagg.transcript import nonce_commitment
-from undersong.shared.wire.manifest import MANIFEST_CONTEXT, SignedManifest
+from undersong.shared.wire.manifest import MANIFEST_CONTEXT, RoundManifest, SignedManifest
 
 _COORDINATOR: Final = Subject("service", "coordinator")
 _NONCE_BYTES: Final = 32
@@ -63,7 +65,7 @@ class WitnessQuestion:
     """The signed manifest and what is asked about its round; `digest` names the whole question."""
 
     signed: SignedManifest
-    ask: RosterAsk | SurvivorsAsk
+    ask: RosterAsk | SurvivorsAsk | SetAsk
     digest: Digest
 
     @classmethod
@@ -75,7 +77,10 @@ class WitnessQuestion:
             raise MalformedStep("the body is not msgpack") from error
         match found:
             case {"manifest": bytes() as manifest, "ask": bytes() as ask} if len(found) == len(("manifest", "ask")):
-                return cls(_signed(manifest), read_ask(ask), digest_of(ask))
+                signed = _signed(manifest)
+                # Where sites send one message there is no roster: the witness is asked for one set, once.
+                one_message = len(engine_facts(signed.manifest.engine).steps) == 1
+                return cls(signed, SetAsk.unpack(ask) if one_message else read_ask(ask), digest_of(ask))
         raise MalformedStep("the body is a map of manifest and ask, both bytes")
 
 
@@ -128,6 +133,8 @@ class Witness:
             row = await WitnessRepository(tx).round(round_id)
             self._check_open(row, pending)
             await self._check_manifest(tx, round_id, question.signed, row)
+            if isinstance(question.ask, SetAsk):
+                return await self._set(tx, row, question, question.ask, pending)
             if isinstance(question.ask, RosterAsk):
                 return await self._roster(tx, row, question, question.ask, pending)
             return await self._survivors(row, question, question.ask, pending)
@@ -142,21 +149,40 @@ class Witness:
         if row.roster_reply is not None:
             return _again(row.roster_ask, question, row.roster_reply)
         manifest = question.signed.manifest
-        other = await WitnessRepository(tx).other_round(manifest.job_id, manifest.number, manifest.attempt)
-        if other is not None:
-            raise AlreadyWitnessed(f"a roster of this attempt was signed as {other}")
+        await self._take_attempt(tx, row, manifest)
         identities = {member.site_id: member.identity for member in ask.roster.members}
         certified = await CertificateRepository(tx).certified_keys(manifest.federation_id, identities, await tx.now())
         nonce = self._nonce(row)
         frozen = await asyncio.to_thread(self._freeze, question.signed, ask, nonce, certified)
-        row.job_id, row.number, row.attempt = manifest.job_id, manifest.number, manifest.attempt
-        row.manifest_digest = manifest.digest()
         row.roster, row.roster_ask = frozen.pack(), question.digest
         row.roster_reply = messages.pack_list([nonce, frozen.signature])
         # The reply carries the nonce. The mark outside the database rises with each signature: a restore is noticed.
         row.nonce = None
         pending.advance()
         return row.roster_reply
+
+    async def _set(
+        self, tx: Transaction, row: WitnessedRoundRow, question: WitnessQuestion, ask: SetAsk, pending: PendingMark
+    ) -> bytes:
+        """Sign the one set of an attempt of one message a site, and open the nonce: its bodies are stored."""
+        if row.survivors_reply is not None:
+            return _again(row.survivors_ask, question, row.survivors_reply)
+        manifest, nonce = question.signed.manifest, self._nonce(row)
+        await self._take_attempt(tx, row, manifest)
+        signature = self.identity.private_key.sign(statement_to_sign(manifest, ask, nonce))
+        row.survivors_ask = question.digest
+        row.survivors_reply = Witnessed(nonce, bytes.fromhex(self.identity.keyid), signature).pack()
+        row.nonce = None
+        pending.advance()
+        return row.survivors_reply
+
+    async def _take_attempt(self, tx: Transaction, row: WitnessedRoundRow, manifest: RoundManifest) -> None:
+        """Let this be the one round of an attempt; raises AlreadyWitnessed where another is."""
+        other = await WitnessRepository(tx).other_round(manifest.job_id, manifest.number, manifest.attempt)
+        if other is not None:
+            raise AlreadyWitnessed(f"a roster or set of this attempt was signed as {other}")
+        row.job_id, row.number, row.attempt = manifest.job_id, manifest.number, manifest.attempt
+        row.manifest_digest = manifest.digest()
 
     async def _survivors(
         self, row: WitnessedRoundRow, question: WitnessQuestion, ask: SurvivorsAsk, pending: PendingMark

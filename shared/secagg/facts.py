@@ -92,7 +92,8 @@ class EngineFacts:
     a sum. sums_site_noise: only the sum of updates is opened, so that a part of the noise on each suffices. weighted:
     sites weigh by their examples; otherwise all the same. tail_words: words that follow the coordinates of a training
     update. check_encoding: raises a Refusal, with the numbers, where sums in this encoding could not be
-    read. single_use_ids: the field of an update's material that is accepted once in a job.
+    read. single_use_ids: the field of an update's material that is accepted once in a job. fixed_bytes: what a
+    body may have beside what grows with the update.
     """
 
     name: str
@@ -114,6 +115,7 @@ class EngineFacts:
     weighted: bool = True
     tail_words: int = TAIL_WORDS
     single_use_ids: str | None = None
+    fixed_bytes: int = 0
     plan: Planner = field(default=no_params)
     check_encoding: Callable[[Encoding], None] = field(default=any_encoding)
 

@@ -10,10 +10,9 @@ ROOT = Path(__file__).parents[2]
 SERVICES: Final = ("agent", "aggregator", "coordinator", "inference", "keys", "registry")
 COMMON: Final = ("shared/", "recipes/")
 EXCEPTIONS: Final = {
-    "Base": "SQLAlchemy's declarative base of a schema: of the keys service and of its helper",
+    "Base": "SQLAlchemy's declarative base of a schema: of the keys service, its helper and its custodians",
     "DealerAtFault": "one refusal with one code: raised by the engine, reported to the site by the aggregator",
     "DigestMismatch": "one refusal with one code: of a stored blob and of a request's body",
-    "ManifestUntrusted": "one refusal with one code: of the witness and of the helper",
     "Model": "public names: the tensors of a model (undersong.recipe), the registry's model (undersong.client)",
     "Page": "one page of a list: as the services answer it and as the client returns it",
     "ProofInvalid": "one refusal with one code: of a zero-knowledge proof and of the proof of a key",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.pace import Deadline
-from tests.simulation.points import BESIDE, PARTS, POINTS, TWO_SERVERS
+from tests.simulation.points import BESIDE, CUSTODIANS, PARTS, POINTS, TWO_SERVERS
 from undersong.shared import clock, faults
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_every_point_in_the_code_is_in_the_matrix_and_the_reverse() -> None:
     """A step that is named and never tried would look as if it were safe."""
     files = [path for part in ("services", "shared") for path in (ROOT / part).rglob("*.py")]
     found = [name for path in files for name in CALL.findall(path.read_text())]
-    assert sorted(set(found)) == sorted([*POINTS, *TWO_SERVERS, *PARTS, *BESIDE])
+    assert sorted(set(found)) == sorted([*POINTS, *TWO_SERVERS, *PARTS, *CUSTODIANS, *BESIDE])
 
 
 def test_a_process_that_was_not_started_for_it_knows_no_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

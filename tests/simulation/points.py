@@ -103,6 +103,13 @@ PARTS: Final[dict[str, Point]] = {
 """Steps of a round that several workers share, which no round of the matrix is large enough for: they are tried in
 `tests/services/aggregator` (`contributions/test_parts.py`, `test_worker_processes.py`), where two workers share one."""
 
+CUSTODIANS: Final[dict[str, Point]] = {
+    "custodian.round.begun": Point(("keys.custodian",), "key made, no answer", "asked again: the same key"),
+    "custodian.set.checked": Point(("keys.custodian",), "answer committed, not given", "asked again: the same answer"),
+    "custodian.sum.given": Point(("keys.custodian",), "opening noted, no sum given", "asked again: the same sum"),
+}
+"""Steps of a round with custodians: they are tried in `tests/services/aggregator/test_oneshot.py`."""
+
 BESIDE: Final[dict[str, Point]] = {
     "agent.charge.settled": Point((_N,), "end of a charge written, mark behind", "marked at the start; others settled"),
 }

@@ -12,7 +12,7 @@ from undersong.services.agent.__main__ import parser
 from undersong.services.aggregator.__main__ import PROGRAM as AGGREGATOR
 from undersong.services.coordinator.__main__ import PROGRAM as COORDINATOR
 from undersong.services.inference.__main__ import PROGRAM as INFERENCE
-from undersong.services.keys.__main__ import HELPER_COMMANDS, HELPER_PROGRAM
+from undersong.services.keys.__main__ import CUSTODIAN_COMMANDS, CUSTODIAN_PROGRAM, HELPER_COMMANDS, HELPER_PROGRAM
 from undersong.services.keys.__main__ import PROGRAM as KEYS
 from undersong.services.registry.__main__ import PROGRAM as REGISTRY
 from undersong.shared.web.program import Program
@@ -101,11 +101,16 @@ def service_commands() -> str:
         for program in programs
         for name, help_text, writes in program.listed()
     ]
-    rows += [(f"`python -m undersong.services.keys {name}`", sentence(text)) for name, text in _helper_commands()]
+    rows += [(f"`python -m undersong.services.keys {name}`", sentence(text)) for name, text in _party_commands()]
     return table(("command", "does"), rows)
 
 
-def _helper_commands() -> Iterator[tuple[str, str]]:
-    """Yield the helper's commands by the names that the keys service's command line gives them."""
-    about = {name: text for name, text, _ in HELPER_PROGRAM.listed()}
-    yield from ((name, f"The helper: {about[own]}") for name, own in HELPER_COMMANDS.items())
+def _party_commands() -> Iterator[tuple[str, str]]:
+    """Yield the helper's and custodians' commands by the names that the keys service's command line gives them."""
+    parties: tuple[tuple[str, Program[Any], dict[str, str]], ...] = (
+        ("The helper", HELPER_PROGRAM, HELPER_COMMANDS),
+        ("A custodian", CUSTODIAN_PROGRAM, CUSTODIAN_COMMANDS),
+    )
+    for who, program, commands in parties:
+        about = {name: text for name, text, _ in program.listed()}
+        yield from ((name, f"{who}: {about[own]}") for name, own in commands.items())

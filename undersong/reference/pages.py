@@ -20,6 +20,7 @@ from undersong.services.aggregator.settings import AggregatorSettings
 from undersong.services.coordinator.domain.spec import JobSpec, StatisticsSpec
 from undersong.services.coordinator.settings import CoordinatorSettings
 from undersong.services.inference.settings import InferenceSettings
+from undersong.services.keys.custodian.settings import CustodianSettings
 from undersong.services.keys.helper.settings import HelperSettings
 from undersong.services.keys.settings import KeysSettings
 from undersong.services.registry.settings import RegistrySettings
@@ -37,6 +38,7 @@ SETTINGS: Final[Mapping[str, type[EdgeSettings]]] = {
     "aggregator": AggregatorSettings,
     "keys": KeysSettings,
     "helper": HelperSettings,
+    "custodian": CustodianSettings,
     "registry": RegistrySettings,
     "inference": InferenceSettings,
 }

@@ -145,13 +145,14 @@ class Updates:
         """Return the most bytes that an update of this round may have, as far as can be said before its header is
         read.
         """
-        encoding = manifest_of(stored.manifest).encoding
+        manifest = manifest_of(stored.manifest)
+        encoding, fixed = manifest.encoding, engine_facts(manifest.engine).fixed_bytes
         if encoding is None or stored.length is None:
             return self._max_bytes
         plain = stored.length * encoding.modulus_bits // 8
         if counted(encoding):
             plain *= encoding.bound.bit_length()  # a proof of range splits each count into its bits
-        return min(self._max_bytes, _ENGINE_OVERHEAD * plain + PREFIX_SIZE + MAX_HEADER)
+        return min(self._max_bytes, _ENGINE_OVERHEAD * plain + fixed + PREFIX_SIZE + MAX_HEADER)
 
     async def accept(
         self, stored: Stored, site: Party, digest: Digest, body: Body, signature: bytes | None = None

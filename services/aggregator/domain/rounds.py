@@ -72,6 +72,8 @@ class Reason(StrEnum):
     UPDATE_LOST = "update-lost"
     HELPER_AWAY = "helper-unreachable"
     HELPER_REFUSED = "helper-refused"
+    CUSTODIANS_AWAY = "custodians-unreachable"
+    CUSTODIAN_REFUSED = "custodian-refused"
     ROW_TAKEN = "noise-row-taken"
 
 

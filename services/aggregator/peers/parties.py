@@ -16,13 +16,14 @@ from undersong.services.aggregator.peers.peer import AskRefused
 from undersong.shared.errors import Unavailable
 from undersong.shared.secagg.engine import Ask, Asks, RepliesContradict, all_usable
 from undersong.shared.secagg.facts import WITNESS
+from undersong.shared.wire.custodian import CUSTODIAN
 from undersong.shared.wire.helper import HELPER
 from undersong.shared.wire.manifest import SignedManifest
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 Stage = Literal["begin", "close", "sum"]
 """What an answer is for: to begin a round, to close a step, or to open the sum."""
-_REFUSED: Final = {WITNESS: Reason.WITNESS_REFUSED, HELPER: Reason.HELPER_REFUSED}
+_REFUSED: Final = {WITNESS: Reason.WITNESS_REFUSED, HELPER: Reason.HELPER_REFUSED, CUSTODIAN: Reason.CUSTODIAN_REFUSED}
 _LONGEST_S: Final = 600.0
 
 
@@ -69,7 +70,7 @@ class Parties:
     async def _answer(self, stage: Stage, signed: SignedManifest, ask: Ask) -> bytes:
         known = self._parties.get(ask.party, ())
         if not 0 <= ask.index < len(known):
-            raise AskRefused(f"this aggregator knows no {ask.party} of number {ask.index}")
+            raise AskRefused(f"this aggregator knows no {ask.party} of number {ask.index + 1}")
         try:
             async with asyncio.timeout(self._longest_s):
                 return await known[ask.index].answer(stage, signed, ask)
@@ -132,7 +133,7 @@ class _Asking:
 
     def _refuse(self, ask: Ask, event: str, detail: str) -> None:
         log.warning(event, party=ask.party, index=ask.index, stage=self.stage, detail=detail)
-        name = f"{ask.party} {ask.index}: " if len(self.asks.asks) > 1 else ""
+        name = f"{ask.party} {ask.index + 1}: " if len(self.asks.asks) > 1 else ""
         self.refused.append(f"{name}{detail}")
 
     def result(self) -> dict[int, bytes]:

@@ -38,6 +38,7 @@ from undersong.shared.secagg.engine import UPLOAD, Fault, Opened, ServerRound
 from undersong.shared.secagg.engines import engine_facts, engine_named
 from undersong.shared.telemetry.metrics import PARTICIPATION, ROUND_PHASE_SECONDS, ROUNDS, STRAGGLERS
 from undersong.shared.telemetry.traces import current_trace
+from undersong.shared.wire.custodian import CUSTODIAN
 from undersong.shared.wire.manifest import (
     MANIFEST_CONTEXT,
     EnginePublic,
@@ -273,10 +274,12 @@ def _measure_participation(round_: Round) -> None:
 
 def _named(stored: Stored, move: Move) -> Move:
     """Return the transition with the reason that a person can do something about."""
-    waits = move.reason is Reason.TIME_OUT and stored.round.step == UPLOAD
-    if waits and engine_facts(manifest_of(stored.manifest).engine).second_server:
-        return Move(move.phase, Reason.HELPER_AWAY)
-    return move
+    if move.reason is not Reason.TIME_OUT:
+        return move
+    facts = engine_facts(manifest_of(stored.manifest).engine)
+    if facts.asks(CUSTODIAN):
+        return Move(move.phase, Reason.CUSTODIANS_AWAY)
+    return Move(move.phase, Reason.HELPER_AWAY) if facts.second_server and stored.round.step == UPLOAD else move
 
 
 async def _check_signature(

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from undersong.shared.errors import Conflict, Forbidden, Gone, NotFound
+from undersong.services.keys.domain import ManifestUntrusted as ManifestUntrusted
+from undersong.shared.errors import Conflict, Gone, NotFound
 from undersong.shared.ids import Digest, RoundId
 from undersong.shared.wire.manifest import SignedManifest
 
@@ -18,10 +19,6 @@ class RoundDiffers(Conflict):
 
 class RoundVoided(Gone):
     """The round's keys are erased: it is over, or the helper's database was restored since it began."""
-
-
-class ManifestUntrusted(Forbidden):
-    """The manifest is not signed by a coordinator whose certificate is valid."""
 
 
 class EngineWithoutHelper(Conflict):

@@ -1,7 +1,7 @@
 """The helper's mark, and what a restore means to it: what it may have signed is forgotten, so no round goes on."""
 
-from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.repository.rounds import HelperRepository
+from undersong.services.keys.openings import Openings
 from undersong.shared.database import Transaction
 from undersong.shared.identity.highwater import Mark
 

@@ -26,7 +26,6 @@ from undersong.services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.peers.parties import Parties
 from undersong.services.keys.helper.repository.rounds import (
     HelperRepository,
@@ -35,6 +34,7 @@ from undersong.services.keys.helper.repository.rounds import (
     NewVerdict,
     openings_of,
 )
+from undersong.services.keys.openings import Openings
 from undersong.services.keys.restores import PendingMark, RestoreWatch
 from undersong.shared.database import Database, Transaction
 from undersong.shared.errors import Invalid, Refusal

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 
 from undersong.services.keys.helper.api.rounds import router
 from undersong.services.keys.helper.marks import HelperMarks
-from undersong.services.keys.helper.openings import Openings
 from undersong.services.keys.helper.peers.parties import Parties
 from undersong.services.keys.helper.repository.rounds import HelperRepository
 from undersong.services.keys.helper.rounds import HelperRounds
 from undersong.services.keys.helper.settings import HelperSettings
 from undersong.services.keys.helper.tables import common
+from undersong.services.keys.openings import Openings
 from undersong.services.keys.restores import RestoreWatch
 from undersong.shared.clock import Clock
 from undersong.shared.database import Database

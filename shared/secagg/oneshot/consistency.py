@@ -20,14 +20,14 @@ SHARES_INCONSISTENT = "shares-inconsistent"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Openers:
     """The custodians that can open the sum, and the sites of which one of the others says that it cannot."""
 
     custodians: tuple[int, ...]
     faults: tuple[Fault, ...] = ()
 
 
-def judge(answers: Mapping[int, Checked], sites: frozenset[SiteId], threshold: int) -> Found:
+def judge(answers: Mapping[int, Checked], sites: frozenset[SiteId], threshold: int) -> Openers:
     """Return who can open the sum over these sites; raises RoundSpoiled, naming sites, where too few can."""
     complete = {index: said.words for index, said in answers.items() if sites <= said.words.keys()}
     disputed = _unusable(answers, sites)
@@ -37,7 +37,7 @@ def judge(answers: Mapping[int, Checked], sites: frozenset[SiteId], threshold: i
         )
     for chosen in _largest_first(sorted(complete), threshold):
         if all(_consistent({k: complete[k][site] for k in chosen}, threshold) for site in sites):
-            return Found(chosen, (*disputed, *_differing(complete, chosen, sites, threshold)))
+            return Openers(chosen, (*disputed, *_differing(complete, chosen, sites, threshold)))
     bad = [site for site in sorted(sites) if not _consistent({k: w[site] for k, w in complete.items()}, threshold)]
     code = SHARES_INCONSISTENT if len(complete) > threshold + 1 else SHARES_DISPUTED
     raise RoundSpoiled(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from undersong.shared.errors import Forbidden
 from undersong.shared.fields import kernels64
@@ -16,7 +17,7 @@ from undersong.shared.secagg import transcript
 from undersong.shared.secagg.oneshot.dealing import ShareUnusable, has_digest, open_share
 from undersong.shared.secagg.oneshot.messages import CheckAsk, Checked, Dealt, SetAsk
 from undersong.shared.secagg.oneshot.sets import nonce_opens, set_statement
-from undersong.shared.secagg.oneshot.terms import SHARE_WORDS, Terms, terms
+from undersong.shared.secagg.oneshot.terms import SHARE_WORDS, OneshotTerms, terms
 from undersong.shared.wire.manifest import RoundManifest
 
 
@@ -60,13 +61,14 @@ def check_and_sum(
 
     untrusted: sites whose signatures do not hold, with the reason. Deterministic. Blocking.
     """
-    fixed, factors = terms(manifest), _factors(terms(manifest), ask)
+    fixed, private = terms(manifest), X25519PrivateKey.from_private_bytes(private_key)
+    factors = _factors(fixed, ask)
     total, words, unusable = np.zeros(N, np.uint64), dict[SiteId, int](), dict(untrusted)
     for site, dealt in ask.dealt.items():
         if site in unusable:
             continue
         try:
-            share = _share(fixed, site, index, private_key, dealt)
+            share = _share(fixed, site, index, private, dealt)
         except ShareUnusable as refusal:
             unusable[site] = refusal.detail
             continue
@@ -80,13 +82,13 @@ def sum_digest(total: bytes) -> bytes:
     return hashlib.sha256(total).digest()
 
 
-def _share(fixed: Terms, site: SiteId, index: int, private_key: bytes, dealt: Dealt) -> Words:
+def _share(fixed: OneshotTerms, site: SiteId, index: int, private_key: X25519PrivateKey, dealt: Dealt) -> Words:
     if not has_digest(dealt.digests, dealt.sealed):
         raise ShareUnusable("the site did not sign this share")
     return open_share(fixed, site, index, private_key, dealt.sealed)
 
 
-def _factors(fixed: Terms, ask: CheckAsk) -> Words:
+def _factors(fixed: OneshotTerms, ask: CheckAsk) -> Words:
     """Return 1 for the mask, then a random factor for each coefficient: uint64[4097]."""
     key = fixed.check_key(ask.witnessed.nonce, ask.asked.members, ask.asked.root)
     return np.concatenate([np.ones(1, np.uint64), UniformWords(key).take(SHARE_WORDS - 1)])

@@ -19,7 +19,7 @@ from undersong.shared.lattice.ring import KEY_BYTES, UniformWords, Words
 from undersong.shared.lattice.shamir import deal, expanded, is_share
 from undersong.shared.secagg.engine import Entropy, UpdateRefused
 from undersong.shared.secagg.hpke import SUITE
-from undersong.shared.secagg.oneshot.terms import SHARE_WORDS, WORD, Terms
+from undersong.shared.secagg.oneshot.terms import SHARE_WORDS, WORD, OneshotTerms
 from undersong.shared.secagg.transcript import tagged_hash
 from undersong.shared.wire.updates import UpdateHeader
 
@@ -62,17 +62,19 @@ class Dealing:
         return {"share_digests": self.digests, "keyid": self.keyid, "signature": self.signature}
 
 
-def share_size(terms: Terms, position: int) -> int:
+def share_size(terms: OneshotTerms, position: int) -> int:
     """Return how many bytes the sealed share has of the custodian at this position among those that take part."""
     return SEALING_BYTES + (KEY_BYTES if position < terms.threshold - 1 else WORD * SHARE_WORDS)
 
 
-def shares_size(terms: Terms, count: int) -> int:
+def shares_size(terms: OneshotTerms, count: int) -> int:
     """Return how many bytes all sealed shares have together."""
     return sum(share_size(terms, position) for position in range(count))
 
 
-def deal_key(terms: Terms, site_id: SiteId, keys: Mapping[int, bytes], secret: Words, entropy: Entropy) -> list[bytes]:
+def deal_key(
+    terms: OneshotTerms, site_id: SiteId, keys: Mapping[int, bytes], secret: Words, entropy: Entropy
+) -> list[bytes]:
     """Return the sealed share of each custodian, in their order, of a site's secret polynomial."""
     order = sorted(keys)
     mask = UniformWords(entropy(KEY_BYTES)).take(1)
@@ -85,11 +87,10 @@ def deal_key(terms: Terms, site_id: SiteId, keys: Mapping[int, bytes], secret: W
     ]
 
 
-def open_share(terms: Terms, site_id: SiteId, index: int, private_key: bytes, sealed: bytes) -> Words:
+def open_share(terms: OneshotTerms, site_id: SiteId, index: int, private_key: X25519PrivateKey, sealed: bytes) -> Words:
     """Return a custodian's share of a site's key, uint64[4097]; raises ShareUnusable."""
     try:
-        key = X25519PrivateKey.from_private_bytes(private_key)
-        plain = SUITE.decrypt(sealed, key, terms.share_info(site_id, index))
+        plain = SUITE.decrypt(sealed, private_key, terms.share_info(site_id, index))
     except (InvalidTag, ValueError):
         raise ShareUnusable("the share was sealed for another round, site or custodian") from None
     if len(plain) == KEY_BYTES:
@@ -113,11 +114,11 @@ def has_digest(digests: bytes, sealed: bytes) -> bool:
     return any(digests[at : at + _DIGEST] == digest for at in range(0, len(digests), _DIGEST))
 
 
-def dealing_statement(terms: Terms, site_id: SiteId, digests: bytes) -> bytes:
+def dealing_statement(terms: OneshotTerms, site_id: SiteId, digests: bytes) -> bytes:
     """Return what the site signs: that it dealt exactly these shares in this round."""
     return tagged_hash("oneshot-dealing", terms.digest, site_id.encode(), digests)
 
 
-def body_statement(terms: Terms, site_id: SiteId, digest: bytes) -> bytes:
+def body_statement(terms: OneshotTerms, site_id: SiteId, digest: bytes) -> bytes:
     """Return what the site signs: that this is its body in this round."""
     return tagged_hash("oneshot-body", terms.digest, site_id.encode(), digest)

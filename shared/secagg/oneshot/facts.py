@@ -39,6 +39,7 @@ FACTS: Final = EngineFacts(
     vouched_by="keys",
     commits_nonce=True,
     sums_site_noise=True,
+    fixed_bytes=1 << 18,  # seven shares of 33 kB, and a last polynomial that is not full
     check_encoding=check_room,
     plan=plan,
 )

@@ -2,13 +2,13 @@
 
 | message | from, to | fields |
 | --- | --- | --- |
-| BeginAsk | aggregator to custodian | manifest (signed, JSON), sum_key (HPKE, the aggregator's for this round) |
+| BeginAsk | aggregator to custodian | manifest (signed, JSON) |
 | BegunReply | custodian to aggregator | share_key (HPKE), keyid, signature over it |
 | SetAsk | aggregator to witness | members (bitmap over the cohort), root over their bodies |
 | Witnessed | witness to aggregator | nonce, keyid, signature over members, root and nonce |
 | CheckAsk | aggregator to custodian | members, root, witnessed, and for each site what it dealt (`Dealt`) |
 | Checked | custodian to aggregator | for each site one word, or the reason why its share is of no use |
-| OpenAsk | aggregator to custodian | members, root |
+| SumAsk | aggregator to custodian | members, root, sum_key (HPKE, the aggregator's for this round) |
 | SumShare | custodian to aggregator | sealed (its sum of shares), keyid, signature over its digest |
 """
 
@@ -43,9 +43,8 @@ class _Exact:
 class BeginAsk(_Exact):
     """Take part in a round."""
 
-    _SIZES: ClassVar = {"manifest": None, "sum_key": 32}
+    _SIZES: ClassVar = {"manifest": None}
     manifest: bytes
-    sum_key: bytes
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,21 @@ class Witnessed(_Exact):
     nonce: bytes
     keyid: bytes
     signature: bytes
+
+
+@dataclass(frozen=True)
+class SumAsk(_Exact):
+    """Give the sum of shares over a set, sealed to this key."""
+
+    _SIZES: ClassVar = {"members": None, "root": 32, "sum_key": 32}
+    members: bytes
+    root: bytes
+    sum_key: bytes
+
+    @property
+    def asked(self) -> SetAsk:
+        """The set."""
+        return SetAsk(self.members, self.root)
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,12 @@ from undersong.shared.secagg.oneshot.messages import (
     Checked,
     Dealt,
     SetAsk,
+    SumAsk,
     SumShare,
     Witnessed,
 )
 from undersong.shared.secagg.oneshot.sets import WitnessedSet, nonce_opens
-from undersong.shared.secagg.oneshot.terms import WORD, Terms, terms
+from undersong.shared.secagg.oneshot.terms import WORD, OneshotTerms, terms
 from undersong.shared.secagg.quantise import DTYPES, ModVector
 from undersong.shared.secagg.strict import MessageMalformed
 from undersong.shared.wire.custodian import CUSTODIAN
@@ -94,11 +95,11 @@ class OneshotServer:
 
     def open(self, manifest: RoundManifest, entropy: Entropy = os.urandom, derive: Derive | None = None) -> Opened:  # noqa: ARG002
         """Ask every custodian for its key of this round."""
-        fixed, key = terms(manifest), X25519PrivateKey.from_private_bytes(entropy(32))
-        public = key.public_key().public_bytes_raw()
-        asks = tuple(Ask(CUSTODIAN, public, index) for index in range(fixed.custodians))
-        state = OneshotState(key.private_bytes_raw(), {})
-        return Opened({}, state.pack(), Asks(asks, fixed.threshold, checked_each(_begun), PATIENCE_S))
+        fixed = terms(manifest)
+        asks = tuple(Ask(CUSTODIAN, b"", index) for index in range(fixed.custodians))
+        return Opened(
+            {}, OneshotState(entropy(32), {}).pack(), Asks(asks, fixed.threshold, checked_each(_begun), PATIENCE_S)
+        )
 
     def begun(self, server_round: ServerRound, opened: Opened, replies: Replies) -> Opened:  # noqa: ARG002
         """Return the keys of the custodians that take part, whose signatures the caller has checked."""
@@ -160,7 +161,9 @@ class OneshotServer:
         fixed, state = terms(server_round.manifest), OneshotState.unpack(server_round.secret)
         asked = WitnessedSet.unpack(state.vouched).asked
         count = len(transcript.members(asked.members, len(server_round.manifest.cohort)))
-        asks = tuple(Ask(CUSTODIAN, asked.pack(), index, _SUM_BYTES) for index in state.openers)
+        key = X25519PrivateKey.from_private_bytes(state.sum_key).public_key().public_bytes_raw()
+        question = SumAsk(asked.members, asked.root, key).pack()
+        asks = tuple(Ask(CUSTODIAN, question, index, _SUM_BYTES) for index in state.openers)
 
         def check(replies: Replies) -> Mapping[int, str]:
             return _unfit(fixed, state, replies, TAIL * count)
@@ -207,7 +210,7 @@ def _set_of(manifest: RoundManifest, bodies: Mapping[SiteId, bytes]) -> SetAsk:
     return SetAsk(transcript.bitmap(frozenset(positions), len(manifest.cohort)), transcript.body_root(positions))
 
 
-def _nonce(fixed: Terms, reply: bytes) -> Witnessed:
+def _nonce(fixed: OneshotTerms, reply: bytes) -> Witnessed:
     said = Witnessed.unpack(reply)
     if not nonce_opens(said.nonce, fixed.commitment):
         raise MessageMalformed("the witness's nonce is not the one to which the manifest commits")
@@ -233,7 +236,7 @@ def _checks(
         yield Ask(CUSTODIAN, question.pack(), index, _ANSWER_BYTES)
 
 
-def _share(fixed: Terms, state: OneshotState, index: int, reply: bytes) -> Words:
+def _share(fixed: OneshotTerms, state: OneshotState, index: int, reply: bytes) -> Words:
     """Return a custodian's sum of shares, uint64[4096]; raises UpdateRefused."""
     try:
         key = X25519PrivateKey.from_private_bytes(state.sum_key)
@@ -246,7 +249,7 @@ def _share(fixed: Terms, state: OneshotState, index: int, reply: bytes) -> Words
     return words
 
 
-def _unfit(fixed: Terms, state: OneshotState, replies: Replies, limit: int) -> Mapping[int, str]:
+def _unfit(fixed: OneshotTerms, state: OneshotState, replies: Replies, limit: int) -> Mapping[int, str]:
     """Name the custodians whose sum does not open, or does not fit the only sum of small keys that others open.
 
     A lie can make a wrong sum look small, so where there are two of them no custodian is named: what rounding leaves

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from undersong.shared.errors import Forbidden
 from undersong.shared.secagg import transcript
 from undersong.shared.secagg.oneshot.messages import SetAsk, Witnessed
-from undersong.shared.secagg.oneshot.terms import Terms, terms
+from undersong.shared.secagg.oneshot.terms import OneshotTerms, terms
 from undersong.shared.secagg.strict import exact, packed, unpacked
 from undersong.shared.secagg.transcript import nonce_commitment, tagged_hash
 from undersong.shared.wire.manifest import RoundManifest
@@ -38,7 +38,7 @@ def nonce_opens(nonce: bytes, commitment: bytes) -> bool:
     return nonce_commitment(nonce) == commitment
 
 
-def set_statement(fixed: Terms, asked: SetAsk, nonce: bytes) -> bytes:
+def set_statement(fixed: OneshotTerms, asked: SetAsk, nonce: bytes) -> bytes:
     """Return what the witness signs: the only set of this attempt, when all its bodies were stored."""
     return tagged_hash("oneshot-set", fixed.digest, asked.members, asked.root, nonce)
 

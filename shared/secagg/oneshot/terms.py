@@ -19,7 +19,7 @@ SHARE_WORDS: Final = 1 + N
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class OneshotTerms:
     """The manifest's part in the engine."""
 
     manifest_digest: Digest
@@ -54,7 +54,7 @@ class Terms:
         return tagged_hash("oneshot-sum", SUITE_ID, self.digest, index.to_bytes(2, "big"))
 
 
-def terms(manifest: RoundManifest) -> Terms:
+def terms(manifest: RoundManifest) -> OneshotTerms:
     """Return what the manifest fixes; raises UpdateRefused, or NoRoom where the sum could not be read."""
     params = manifest.engine_params
     custodians, threshold, commitment = (params.get(name) for name in ("custodians", "threshold", "nonce_commitment"))
@@ -66,4 +66,6 @@ def terms(manifest: RoundManifest) -> Terms:
     if not isinstance(commitment, str) or len(commitment) != 64:
         raise UpdateRefused("engine_params nonce_commitment is 32 bytes in hexadecimal")
     check_room(manifest.encoding)
-    return Terms(manifest.digest(), custodians, threshold, bytes.fromhex(commitment), packing_of(manifest.encoding))
+    return OneshotTerms(
+        manifest.digest(), custodians, threshold, bytes.fromhex(commitment), packing_of(manifest.encoding)
+    )

@@ -29,10 +29,10 @@ from undersong.services.keys.helper.domain import (
     SetMissing,
     SetUnfit,
 )
-from undersong.services.keys.helper.openings import Openings, RecordedOpening
 from undersong.services.keys.helper.repository.rounds import HelperRepository
 from undersong.services.keys.helper.tables import Base, ReportRow, RoundRow
 from undersong.services.keys.helper.wiring import PACKAGE, void_rounds
+from undersong.services.keys.openings import Openings, RecordedOpening
 from undersong.shared.clock import utc_now
 from undersong.shared.database import Transaction
 from undersong.shared.database.migrations import drift

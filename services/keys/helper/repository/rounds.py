@@ -7,8 +7,8 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 
 from undersong.services.keys.helper.domain import HelperRound, RoundUnknown
-from undersong.services.keys.helper.openings import RecordedOpening
 from undersong.services.keys.helper.tables import OpeningRow, ReportRow, RoundRow, StandingRow
+from undersong.services.keys.openings import RecordedOpening
 from undersong.shared.database import Transaction
 from undersong.shared.ids import Digest, JobId, RoundId, SiteId, digest_of
 from undersong.shared.secagg.twoserver.helper import Taken

@@ -130,7 +130,7 @@ def test_whatever_one_party_does_is_held_against_it_alone(outcomes: list[str], d
             with pytest.raises(error) as caught:
                 asyncio.run(ask())
             if error is AskRefused:
-                named = {index for index, each in enumerate(outcomes) if f"custodian {index}" in str(caught.value)}
+                named = {index for index, each in enumerate(outcomes) if f"custodian {index + 1}" in str(caught.value)}
                 assert len(outcomes) == 1 or (named and all(outcomes[i] in ("junk", "refuses") for i in named))
     for entry in logs:
         if entry["event"] in ("party.unusable", "party.refused", "party.failed"):
@@ -212,7 +212,7 @@ async def test_no_answer_of_another_service_is_an_unexpected_exception(
 
 
 async def test_a_party_that_this_aggregator_does_not_know_refuses() -> None:
-    with pytest.raises(AskRefused, match="custodian of number 1"):
+    with pytest.raises(AskRefused, match="custodian of number 2"):
         await Parties({"custodian": [Peer(b"a")]}).ask("close", SIGNED, asks(2, 2))
     with pytest.raises(AskRefused, match="custodian"):
         await Parties({}).ask("close", SIGNED, asks(1, 1))
@@ -221,4 +221,4 @@ async def test_a_party_that_this_aggregator_does_not_know_refuses() -> None:
 def test_a_round_that_fails_for_a_refusal_names_the_party() -> None:
     assert refusal_reason(Asks.one(WITNESS, b"")) is Reason.WITNESS_REFUSED
     assert refusal_reason(Asks.one(HELPER, b"")) is Reason.HELPER_REFUSED
-    assert refusal_reason(asks(3, 2)) is Reason.STEP_UNUSABLE
+    assert refusal_reason(asks(3, 2)) is Reason.CUSTODIAN_REFUSED

@@ -13,7 +13,7 @@ from undersong.shared.secagg.engine import UpdateRefused
 from undersong.shared.secagg.hpke import SUITE
 from undersong.shared.secagg.oneshot.custodian import check_and_sum, sum_digest, witnessed_statement
 from undersong.shared.secagg.oneshot.dealing import dealing_statement
-from undersong.shared.secagg.oneshot.messages import BegunReply, CheckAsk, SetAsk, SumShare
+from undersong.shared.secagg.oneshot.messages import BegunReply, CheckAsk, SumAsk, SumShare
 from undersong.shared.secagg.oneshot.terms import terms
 from undersong.shared.wire.custodian import key_statement, sum_statement
 from undersong.shared.wire.manifest import RoundManifest
@@ -35,19 +35,18 @@ class ShareHolder:
         self._signer, self._index, self._witness, self._sites = signer, index, witness_key, sites
         self.key = X25519PrivateKey.from_private_bytes(os.urandom(32))
         self._asked: bytes | None = None
-        self._sum_key = b""
         self.total: bytes | None = None
 
     def answer(self, stage: str, manifest: RoundManifest, body: bytes) -> bytes:
         match stage:
             case "begin":
-                return self._begin(manifest, body)
+                return self._begin(manifest)
             case "close":
                 return self._check(manifest, CheckAsk.unpack(body))
-        return self._open(manifest, SetAsk.unpack(body))
+        return self._open(manifest, SumAsk.unpack(body))
 
-    def _begin(self, manifest: RoundManifest, sum_key: bytes) -> bytes:
-        self._sum_key, public = sum_key, self.key.public_key().public_bytes_raw()
+    def _begin(self, manifest: RoundManifest) -> bytes:
+        public = self.key.public_key().public_bytes_raw()
         signature = self._signer.private.sign(key_statement(manifest.digest(), self._index, public))
         return BegunReply(public, bytes.fromhex(self._signer.keyid), signature).pack()
 
@@ -72,11 +71,11 @@ class ShareHolder:
                 found[site] = "the site did not sign its shares"
         return found
 
-    def _open(self, manifest: RoundManifest, asked: SetAsk) -> bytes:
-        if self.total is None or self._asked != asked.pack():
+    def _open(self, manifest: RoundManifest, asked: SumAsk) -> bytes:
+        if self.total is None or self._asked != asked.asked.pack():
             raise UpdateRefused("this custodian has not checked this set")
         sealed = SUITE.encrypt(
-            self.total, X25519PublicKey.from_public_bytes(self._sum_key), terms(manifest).sum_info(self._index)
+            self.total, X25519PublicKey.from_public_bytes(asked.sum_key), terms(manifest).sum_info(self._index)
         )
         statement = sum_statement(manifest.digest(), self._index, asked.members, asked.root, sum_digest(self.total))
         return SumShare(sealed, bytes.fromhex(self._signer.keyid), self._signer.private.sign(statement)).pack()
