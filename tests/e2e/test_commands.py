@@ -346,8 +346,8 @@ def test_an_invited_site_takes_part_once_its_key_is_approved(
     with tarfile.open(shell.folder / "undersong-west-2.tar.gz") as archive:
         archive.extractall(shell.folder, filter="data")
     shell.agent("undersong-west")
-    until(lambda: shell.json("site", "invitations", "west")[0]["state"] == "waiting", "its key waits")
-    key = shell.json("site", "invitations", "west")[0]["fingerprint"]
+    until(lambda: shell.json("site", "invitations", "west")[-1]["state"] == "waiting", "its key waits")
+    key = shell.json("site", "invitations", "west")[-1]["fingerprint"]
     until(lambda: key in (shell.folder / "undersong-west.log").read_text(), "the site tells its key")
     refused = shell.run("site", "approve", "west", "--fingerprint", "0" * 64, code=1).stderr
     assert "do not approve it" in refused
