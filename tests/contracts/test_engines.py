@@ -30,7 +30,7 @@ from undersong.shared.wire.records import RoundRecord
 from undersong.shared.wire.updates import read_header
 
 UNREGISTERED = {facts.name: facts for facts in (threshold.FACTS, ONESHOT)}
-NAMES = (*ENGINES, *(UNREGISTERED.keys() - ENGINES.keys()))
+NAMES = (*ENGINES, *sorted(UNREGISTERED.keys() - ENGINES.keys()))
 SUMMED = (RoundKind.TRAIN, RoundKind.STATISTICS)
 OTHER = [
     {"attempt": 2},
