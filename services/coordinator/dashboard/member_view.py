@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.account_changes import EVERYBODY
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
-from undersong.services.coordinator.dashboard import translate
+from undersong.services.coordinator.dashboard import translate_audits
 from undersong.services.coordinator.dashboard.audit_views import Key
 from undersong.services.coordinator.dashboard.data_views import DataItem, data_item
 from undersong.services.coordinator.domain.two_persons import Action, SecondPersonNeeded
@@ -90,7 +90,7 @@ class MemberView:
     async def _certificates(self) -> Mapping[str, Key]:
         names = {site.id: site.name for site in (await self.sites.list(self.person, _MOST, None)).items}
         try:
-            keys = translate.keys(await self.auditing.certificates(_MOST_KEYS), names)
+            keys = translate_audits.keys(await self.auditing.certificates(_MOST_KEYS), names)
         except (PartyAway, PartyRefused, ValidationError):
             return {}
         return {key.subject: key for key in keys if key.kind == "site"}

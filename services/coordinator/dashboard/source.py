@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from undersong.services.coordinator.accounts import Accounts
 from undersong.services.coordinator.auditing import Auditing
 from undersong.services.coordinator.clones import Clones
-from undersong.services.coordinator.dashboard import job_log, translate
+from undersong.services.coordinator.dashboard import job_log, translate, translate_audits
 from undersong.services.coordinator.dashboard.audit_views import Audit, DatasheetPage, Exposure, KeysPage, SpentItem
 from undersong.services.coordinator.dashboard.catalogue_view import CatalogueView
 from undersong.services.coordinator.dashboard.member_view import MemberView
@@ -167,7 +167,7 @@ class CoordinatorViewModel:
 
     async def _spent(self, job_id: str) -> tuple[SpentItem, ...]:
         account = await self.source.datasheets.account(self.person, job_id)
-        return await asyncio.to_thread(translate.spent, account.costs)
+        return await asyncio.to_thread(translate_audits.spent, account.costs)
 
     async def compare(self, job_ids: Sequence[str]) -> JobComparisonView:
         """Return up to eight jobs side by side."""
@@ -295,7 +295,7 @@ class CoordinatorViewModel:
 
     async def audit(self, subject: str) -> Audit:
         """Return what the checks over the evidence about a round or version found."""
-        return translate.audit(await self.source.auditing.verdict(self.person, subject))
+        return translate_audits.audit(await self.source.auditing.verdict(self.person, subject))
 
     async def operations(self) -> OperationsPage:
         """Return what waits, what was given up, and how the last day went."""
@@ -314,7 +314,7 @@ class CoordinatorViewModel:
             found = await self.source.auditing.certificates(MOST_KEYS)
         except (PartyAway, PartyRefused, ValidationError) as error:
             return KeysPage((), fault=getattr(error, "detail", None) or "What keys answered is not understood.")
-        return KeysPage(translate.keys(found, {site.id: site.name for site in await self.sites()}))
+        return KeysPage(translate_audits.keys(found, {site.id: site.name for site in await self.sites()}))
 
     async def privacy(self) -> Sequence[Exposure]:
         """Return what was released from each data set."""
@@ -327,11 +327,11 @@ class CoordinatorViewModel:
             if after is None:
                 break
         accounts = [(job, await self.source.datasheets.account(self.person, job.id)) for job in found]
-        return await asyncio.to_thread(translate.exposures, accounts)
+        return await asyncio.to_thread(translate_audits.exposures, accounts)
 
     async def datasheet(self, version_id: str) -> DatasheetPage:
         """Return a version's privacy datasheet."""
-        return translate.datasheet(await self.source.datasheets.datasheet(self.person, version_id))
+        return translate_audits.datasheet(await self.source.datasheets.datasheet(self.person, version_id))
 
     async def pulse(self) -> str:
         """Return what changes with each event of a recent job, and when a site comes or goes."""
