@@ -29,7 +29,7 @@ from undersong.shared.identity.authority import Identity, SignatureMismatch, Sub
 from undersong.shared.identity.sealing import Sealer
 from undersong.shared.identity.verify import Party
 from undersong.shared.ids import Digest, RoundId, digest_of
-from undersong.shared.secagg.engines import ENGINES, engine_facts
+from undersong.shared.secagg.engines import ENGINES
 from undersong.shared.secagg.facts import WITNESS
 from undersong.shared.secagg.oneshot.messages import SetAsk, Witnessed
 from undersong.shared.secagg.oneshot.sets import statement_to_sign
@@ -79,7 +79,8 @@ class WitnessQuestion:
             case {"manifest": bytes() as manifest, "ask": bytes() as ask} if len(found) == len(("manifest", "ask")):
                 signed = _signed(manifest)
                 # Where sites send one message there is no roster: the witness is asked for one set, once.
-                one_message = len(engine_facts(signed.manifest.engine).steps) == 1
+                engine = signed.manifest.engine
+                one_message = _witnessed(engine) and len(ENGINES[engine].steps) == 1
                 return cls(signed, SetAsk.unpack(ask) if one_message else read_ask(ask), digest_of(ask))
         raise MalformedStep("the body is a map of manifest and ask, both bytes")
 

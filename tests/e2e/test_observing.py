@@ -26,7 +26,8 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 PRIVATE = {"owner", "site", "agent", "run", "job", "round", "user", "site_id", "user_id", "job_id", "round_id"}
 UNITS = ("_seconds", "_bytes", "_ratio", "_total", "_info")
 COUNTS = {  # gauges and histograms of plain numbers
-    "fl_dead_tasks", "fl_db_pool_in_use", "fl_db_pool_waiting", "fl_outbox_unsent", "fl_receipts_uncounted",
+    "fl_dead_tasks", "fl_inference_batch_rows", "fl_inference_queued_rows", "fl_tasks_unleased", "fl_updates_unfolded",
+    "fl_db_pool_in_use", "fl_db_pool_waiting", "fl_outbox_unsent", "fl_receipts_uncounted",
     "fl_rounds_thin_recent", "fl_sites", "fl_sites_online", "fl_stream_pending", "fl_task_attempts",
     "http_server_active_requests",
 }  # fmt: skip

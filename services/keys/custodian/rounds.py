@@ -65,6 +65,10 @@ class CustodianRounds:
         self._sealer, self._identity, self._signatories = sealer, identity, signatories
         self._index, self._keep = index, keep
 
+    async def start(self) -> None:
+        """Compare the database with the high-water file, and write the file where there is none; raises Unavailable."""
+        await self._watch.start()
+
     async def begin(self, round_id: RoundId, begin: BeginAsk) -> BegunReply:
         """Take part in a round: a fresh key, the same one when asked again.
 

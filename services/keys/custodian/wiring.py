@@ -83,6 +83,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with establish_trust(settings, settings.service, database) as trust:
             rounds = assemble(settings, database, trust)
+            await rounds.start()
             install(app, rounds, trust)
             jobs = {"rounds_expired": rounds.sweep, "nonces": trust.nonces.prune}
             async with background(Sweeper(settings.sweep_s, jobs, housekeeping=True).run()):

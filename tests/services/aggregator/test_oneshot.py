@@ -35,6 +35,8 @@ def registered() -> Iterator[None]:
 @pytest.fixture
 async def custodians(quick_stage: Stage, tmp_path: Path) -> AsyncIterator[Custodians]:
     made = Custodians(quick_stage, tmp_path)
+    for each in made.each:
+        await each.rounds.start()
     yield made
     faults.watch(None)
     await made.close()
@@ -120,7 +122,7 @@ async def test_a_second_attempt_at_an_opened_round_is_refused(
         state = await round_.drive()
         assert state["state"] == wanted, state
     assert state["reason"] == "custodian-refused"
-    assert "opened in another attempt" in capsys.readouterr().out
+    assert "opened in another attempt" in "".join(capsys.readouterr())
 
 
 async def test_a_restored_custodian_voids_its_rounds(custodians: Custodians) -> None:
@@ -146,7 +148,7 @@ async def test_two_restored_custodians_end_the_round(
         await void_rounds(each.settings)
     state = await round_.drive()
     assert (state["state"], state["reason"]) == ("failed", "custodian-refused"), state
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "custodian 1: " in said
     assert "database was restored" in said
 
