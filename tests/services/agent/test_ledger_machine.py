@@ -81,6 +81,7 @@ class Ledgers(RuleBasedStateMachine):
         try:
             act()
         except Crash:
+            faults.watch(None)  # the start settles further charges at the same point
             self.site.again()
             self.site.ledger.begin(RULE)
             return False
