@@ -73,6 +73,8 @@ def _line(event: JobEvent, data: Mapping[str, Any], names: Mapping[str, str]) ->
         text = f"{data.get('kind')} {data.get('number')} {_ROUNDS.get(what, what)}"
         if what in {"published", "failed"}:
             text += f", {data.get('got')} of {data.get('cohort')} updates"
+    elif area == "order":
+        text = "sites are asked to train at their own pace"
     elif area == "job":
         text = f"the job is {what}"
     code = str(data.get("code") or "")

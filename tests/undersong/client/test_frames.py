@@ -1,7 +1,9 @@
 """Answers in notebooks: data frames of both clients, also in a running loop; HTML that runs nothing."""
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -9,7 +11,7 @@ import pytest
 
 from undersong.client import AsyncClient, Client
 from undersong.client.showing import LONGEST, html_of, text_of
-from undersong.client.types import Job, JobComparison, Round, Sweep
+from undersong.client.types import Event, Job, JobComparison, Round, Sweep
 from undersong.errors import UndersongError
 from undersong.profile import Profile
 
@@ -90,3 +92,21 @@ def test_html_is_escaped_and_short() -> None:
     assert len(text_of("x" * 1000)) == LONGEST
     assert text_of(list(range(30))).endswith("…")
     assert html_of("t", {"a": None, "b": [], "c": 0}).count("<tr>") == 1
+
+
+def test_in_a_notebook_a_wait_shows_the_job_and_survives_what_cannot_be_shown(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One display that follows the job; a refusal on the way ends no wait."""
+    shown: list[Any] = []
+    handle = SimpleNamespace(update=shown.append)
+    kernel = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    display = SimpleNamespace(display=lambda answer, display_id: shown.append(answer) or handle)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    answers = iter([httpx.Response(404, json={}), httpx.Response(200, json=JOB), httpx.Response(200, json=JOB)])
+    with Client(profile, transport=httpx.MockTransport(lambda _: next(answers))) as client:
+        told = (Event(id=str(at), type="round.published") for at in range(2))
+        monkeypatch.setattr(client, "follow", lambda *_, **__: told)
+        job = client.wait("job_1")
+    assert shown == [job, job]

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import httpx
@@ -191,8 +191,9 @@ class AsyncJobMethods(AsyncFederationMethods):
         async with aclosing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
             async for event in events:
                 if output.there and event.type in t.PROGRESS_EVENTS:
-                    job = await self.send(calls.job(job_id), until=until)
-                    output.show(job)
+                    with suppress(ApiError, UnreachableError):  # what is shown ends no wait
+                        job = await self.send(calls.job(job_id), until=until)
+                        output.show(job)
         job = await self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
         output.show(job)
         return job

@@ -6,7 +6,7 @@ Generated from `aio/jobs.py` by `make client`: change that file.
 import math
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import httpx
@@ -189,8 +189,9 @@ class JobMethods(FederationMethods):
         with closing(self.follow(job_id, poll_s=0.2, timeout_s=timeout_s)) as events:
             for event in events:
                 if output.there and event.type in t.PROGRESS_EVENTS:
-                    job = self.send(calls.job(job_id), until=until)
-                    output.show(job)
+                    with suppress(ApiError, UnreachableError):  # what is shown ends no wait
+                        job = self.send(calls.job(job_id), until=until)
+                        output.show(job)
         job = self.send(calls.job(job_id), until=max(until, time.monotonic() + 1.0))
         output.show(job)
         return job
